@@ -1,0 +1,248 @@
+package client
+
+import "time"
+
+// Installation is one tenant's workspace.
+type Installation struct {
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+	Owner       string `json:"owner"`
+	State       string `json:"state"`
+	StateReason string `json:"state_reason,omitempty"`
+	StateDetail string `json:"state_detail,omitempty"`
+	// URL is where the tenant's users reach it, from the first day on.
+	URL       string     `json:"url"`
+	Endpoints []Endpoint `json:"endpoints"`
+	Cluster   string     `json:"cluster"`
+	// Package is the desired release as name@version.
+	Package string `json:"package"`
+	// RunningPackage and VerifiedPackage are releases as name@version; empty where none.
+	RunningPackage  string            `json:"running_package,omitempty"`
+	VerifiedPackage string            `json:"verified_package,omitempty"`
+	MemoryMiB       int               `json:"memory_mib"`
+	DiskMiB         int               `json:"disk_mib"`
+	VCPUs           int               `json:"vcpus"`
+	Env             map[string]string `json:"env,omitempty"`
+	// SecretNames are the names of the secrets; their values are never returned.
+	SecretNames []string          `json:"secret_names,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	// Instance is the virtual machine that serves, or served last; absent before there is one.
+	Instance *Instance `json:"instance,omitempty"`
+	// Operation is the work under way, or else the last one done.
+	Operation  *Operation `json:"operation,omitempty"`
+	Generation int64      `json:"generation"`
+	// Version is what If-Match compares, also given as the ETag.
+	Version   int64     `json:"version"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// Endpoint is where one port is reached.
+type Endpoint struct {
+	Port     int    `json:"port"`
+	Protocol string `json:"protocol"`
+	Name     string `json:"name,omitempty"`
+	// Address is host:port as seen from the host on which the instance lies.
+	Address string `json:"address"`
+}
+
+// Instance is one virtual machine.
+type Instance struct {
+	ID        string    `json:"id"`
+	Host      string    `json:"host,omitempty"`
+	Power     string    `json:"power"`
+	Image     string    `json:"image,omitempty"`
+	MemoryMiB int       `json:"memory_mib"`
+	Restarts  int       `json:"restarts"`
+	Exit      *Exit     `json:"exit,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// Exit tells how a program ended.
+type Exit struct {
+	Reason    string    `json:"reason,omitempty"`
+	Code      int       `json:"code"`
+	Signal    string    `json:"signal,omitempty"`
+	At        time.Time `json:"at,omitzero"`
+	LastLines []string  `json:"last_lines,omitempty"`
+}
+
+// CreateInstallation is the body of POST /api/v1/installations.
+type CreateInstallation struct {
+	Name  string `json:"name"`
+	Owner string `json:"owner"`
+	// Package is name or name@version; the newest version where none is named.
+	Package string `json:"package"`
+	// Cluster is a cluster's name; may be left out where only one allows installations.
+	Cluster string `json:"cluster,omitempty"`
+	// MemoryMiB and DiskMiB default to 128 and 1024.
+	MemoryMiB int               `json:"memory_mib,omitempty"`
+	DiskMiB   int               `json:"disk_mib,omitempty"`
+	VCPUs     int               `json:"vcpus,omitempty"`
+	Env       map[string]string `json:"env,omitempty"`
+	Secrets   map[string]string `json:"secrets,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	// WhenFull is wait (the default) or refuse.
+	WhenFull string `json:"when_full,omitempty"`
+}
+
+// UpdateInstallation is the body of PATCH /api/v1/installations/{id}, a JSON
+// merge patch (RFC 7386): what is absent stays, a null in a map removes the key.
+type UpdateInstallation struct {
+	Package   *string            `json:"package,omitempty"`
+	MemoryMiB *int               `json:"memory_mib,omitempty"`
+	DiskMiB   *int               `json:"disk_mib,omitempty"`
+	VCPUs     *int               `json:"vcpus,omitempty"`
+	Env       map[string]*string `json:"env,omitempty"`
+	Secrets   map[string]*string `json:"secrets,omitempty"`
+	Labels    map[string]*string `json:"labels,omitempty"`
+}
+
+// Operation is one durable piece of work.
+type Operation struct {
+	ID           string `json:"id"`
+	Kind         string `json:"kind"`
+	ResourceType string `json:"resource_type"`
+	ResourceID   string `json:"resource_id"`
+	ResourceName string `json:"resource_name"`
+	// State is queued, active, succeeded, failed or cancelled.
+	State      string     `json:"state"`
+	Step       string     `json:"step,omitempty"`
+	StepNumber int        `json:"step_number"`
+	StepsTotal int        `json:"steps_total"`
+	StepSince  time.Time  `json:"step_since,omitzero"`
+	Steps      []StepDone `json:"steps"`
+	Attempt    int        `json:"attempt"`
+	WaitReason string     `json:"wait_reason,omitempty"`
+	WaitDetail string     `json:"wait_detail,omitempty"`
+	// FailReason and Error tell of the last failure.
+	FailReason string `json:"fail_reason,omitempty"`
+	Error      string `json:"error,omitempty"`
+	// NextAt is when it is tried again at the latest; absent once finished.
+	NextAt         time.Time `json:"next_at,omitzero"`
+	StepDeadlineAt time.Time `json:"step_deadline_at,omitzero"`
+	Executor       string    `json:"executor,omitempty"`
+	Worker         string    `json:"worker,omitempty"`
+	// Revision rises with every change; ?revision=N waits for one after N.
+	Revision   int64     `json:"revision"`
+	CreatedAt  time.Time `json:"created_at"`
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
+}
+
+// Finished tells whether the operation has come to its end.
+func (o Operation) Finished() bool {
+	return o.State == "succeeded" || o.State == "failed" || o.State == "cancelled"
+}
+
+// StepDone is a step that an operation has behind it.
+type StepDone struct {
+	Name       string    `json:"name"`
+	StartedAt  time.Time `json:"started_at"`
+	FinishedAt time.Time `json:"finished_at"`
+	Attempts   int       `json:"attempts"`
+}
+
+// Explanation is what an installation waits for, and why.
+type Explanation struct {
+	Installation string `json:"installation"`
+	State        string `json:"state"`
+	// Summary is one sentence for people.
+	Summary string `json:"summary"`
+	// WaitingFor is a typed reason; empty where nothing is waited for.
+	WaitingFor string    `json:"waiting_for,omitempty"`
+	Detail     string    `json:"detail,omitempty"`
+	Step       string    `json:"step,omitempty"`
+	StepNumber int       `json:"step_number,omitempty"`
+	StepsTotal int       `json:"steps_total,omitempty"`
+	Since      time.Time `json:"since,omitzero"`
+	Attempts   int       `json:"attempts"`
+	LastError  string    `json:"last_error,omitempty"`
+	// Next says what comes next, and NextAt when at the latest.
+	Next   string    `json:"next"`
+	NextAt time.Time `json:"next_at,omitzero"`
+	// Accepts are the requests accepted in this state.
+	Accepts   []string   `json:"accepts"`
+	Operation *Operation `json:"operation,omitempty"`
+	Queued    []string   `json:"queued,omitempty"`
+}
+
+// Cluster is a place to run.
+type Cluster struct {
+	ID                 string            `json:"id"`
+	Name               string            `json:"name"`
+	Provider           string            `json:"provider"`
+	State              string            `json:"state"`
+	StateReason        string            `json:"state_reason,omitempty"`
+	StateDetail        string            `json:"state_detail,omitempty"`
+	Settings           map[string]string `json:"settings,omitempty"`
+	AllowInstallations bool              `json:"allow_installations"`
+	Checks             []Check           `json:"checks"`
+	Hosts              []Host            `json:"hosts"`
+	Operation          *Operation        `json:"operation,omitempty"`
+	CreatedAt          time.Time         `json:"created_at"`
+	UpdatedAt          time.Time         `json:"updated_at"`
+}
+
+// Check is one need of a cluster, and whether it is met.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+	Mend   string `json:"mend,omitempty"`
+}
+
+// Host is a machine of a cluster.
+type Host struct {
+	ID            string `json:"id"`
+	Name          string `json:"name"`
+	State         string `json:"state"`
+	MemoryMiB     int64  `json:"memory_mib"`
+	MemoryHeldMiB int64  `json:"memory_held_mib"`
+	DiskMiB       int64  `json:"disk_mib"`
+	DiskHeldMiB   int64  `json:"disk_held_mib"`
+}
+
+// CreateCluster is the body of POST /api/v1/clusters.
+type CreateCluster struct {
+	Name     string            `json:"name"`
+	Provider string            `json:"provider"`
+	Settings map[string]string `json:"settings,omitempty"`
+}
+
+// Package is an application ready to be built into an image.
+type Package struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Version   string    `json:"version"`
+	Digest    string    `json:"digest"`
+	SizeBytes int64     `json:"size_bytes"`
+	Kernel    string    `json:"kernel"`
+	Program   string    `json:"program"`
+	Warnings  []string  `json:"warnings,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// Page is one page of a list. There are no totals: counting costs as much as listing.
+type Page[T any] struct {
+	Items []T `json:"items"`
+	// NextCursor asks for the following page; empty on the last.
+	NextCursor string `json:"next_cursor,omitempty"`
+}
+
+// Problem is an error, as RFC 9457 describes it.
+type Problem struct {
+	Type     string `json:"type"`
+	Title    string `json:"title"`
+	Status   int    `json:"status"`
+	Detail   string `json:"detail,omitempty"`
+	Instance string `json:"instance,omitempty"`
+	// Kind is one of invalid, not-found, conflict, not-accepted, stale,
+	// insufficient-capacity, throttled, unavailable, permanent, internal.
+	Kind string `json:"kind"`
+	// Field names the part of the request that is wrong, as a dotted JSON path.
+	Field string `json:"field,omitempty"`
+	// Accepts are the requests accepted now, where this one was not.
+	Accepts   []string `json:"accepts,omitempty"`
+	RequestID string   `json:"request_id,omitempty"`
+}

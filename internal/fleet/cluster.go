@@ -1,0 +1,135 @@
+package fleet
+
+import "time"
+
+// ProviderKind names an implementation of the provider interface.
+type ProviderKind string
+
+// The kinds of provider.
+const (
+	ProviderKVM ProviderKind = "kvm"
+	ProviderSim ProviderKind = "sim"
+)
+
+// ClusterState is where a cluster is in its life.
+type ClusterState string
+
+// The states of a cluster.
+const (
+	ClusterCreationRequested  ClusterState = "creation-requested"
+	ClusterCreationInProgress ClusterState = "creation-in-progress"
+	// ClusterCreationFailed: the provider's own check found something missing; the check report says what.
+	ClusterCreationFailed     ClusterState = "creation-failed"
+	ClusterStable             ClusterState = "stable"
+	ClusterDeletionRequested  ClusterState = "deletion-requested"
+	ClusterDeletionInProgress ClusterState = "deletion-in-progress"
+	ClusterDeletionFailed     ClusterState = "deletion-failed"
+	ClusterDeleted            ClusterState = "deleted"
+)
+
+// ClusterTransition is one allowed change of a cluster's state.
+type ClusterTransition struct{ From, To ClusterState }
+
+// ClusterTransitions returns every allowed change of a cluster's state.
+func ClusterTransitions() []ClusterTransition {
+	return []ClusterTransition{
+		{"", ClusterCreationRequested},
+		{ClusterCreationRequested, ClusterCreationInProgress},
+		{ClusterCreationRequested, ClusterStable},
+		{ClusterCreationRequested, ClusterCreationFailed},
+		{ClusterCreationInProgress, ClusterStable},
+		{ClusterCreationInProgress, ClusterCreationFailed},
+		{ClusterCreationFailed, ClusterCreationRequested},
+		{ClusterCreationRequested, ClusterDeletionRequested},
+		{ClusterCreationInProgress, ClusterDeletionRequested},
+		{ClusterCreationFailed, ClusterDeletionRequested},
+		{ClusterStable, ClusterDeletionRequested},
+		{ClusterDeletionFailed, ClusterDeletionRequested},
+		{ClusterDeletionRequested, ClusterDeletionInProgress},
+		{ClusterDeletionRequested, ClusterDeleted},
+		{ClusterDeletionRequested, ClusterDeletionFailed},
+		{ClusterDeletionInProgress, ClusterDeleted},
+		{ClusterDeletionInProgress, ClusterDeletionFailed},
+	}
+}
+
+// Cluster is a place to run: a pool of KVM hosts, a cloud's region, or the simulator.
+type Cluster struct {
+	ID          ClusterID    `json:"id"`
+	Name        string       `json:"name"`
+	Provider    ProviderKind `json:"provider"`
+	State       ClusterState `json:"state"`
+	StateReason Reason       `json:"state_reason"`
+	StateDetail string       `json:"state_detail"`
+	// Settings are the provider's own, as given with --set.
+	Settings map[string]string `json:"settings"`
+	// AllowInstallations tells whether new installations may be placed here.
+	AllowInstallations bool        `json:"allow_installations"`
+	Check              CheckReport `json:"check_report"`
+	CreatedAt          time.Time   `json:"created_at"`
+	UpdatedAt          time.Time   `json:"updated_at"`
+	DeletedAt          time.Time   `json:"deleted_at,omitzero"`
+}
+
+// CheckReport is what a provider found when it looked at a cluster.
+type CheckReport struct {
+	// Items are the things looked at, in the order in which they were.
+	Items []CheckItem `json:"items"`
+	// Hosts are the machines found, with the capacity that installations may use.
+	Hosts []Host `json:"hosts"`
+}
+
+// Missing returns the items that did not pass.
+func (r CheckReport) Missing() []CheckItem {
+	var missing []CheckItem
+	for _, item := range r.Items {
+		if !item.OK {
+			missing = append(missing, item)
+		}
+	}
+	return missing
+}
+
+// CheckItem is one need, whether it is met, and how to mend it.
+type CheckItem struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	// Mend is the command or advice that meets the need; empty where OK.
+	Mend string `json:"mend,omitempty"`
+}
+
+// HostState is where a host is in its life.
+type HostState string
+
+// The states of a host.
+const (
+	HostUp       HostState = "up"
+	HostCordoned HostState = "cordoned"
+	HostDraining HostState = "draining"
+	HostDown     HostState = "down"
+)
+
+// Host is a machine of a cluster. A provider whose machines are not ours to
+// see has one host that stands for all.
+type Host struct {
+	ID        HostID    `json:"id"`
+	ClusterID ClusterID `json:"cluster_id"`
+	Name      string    `json:"name"`
+	State     HostState `json:"state"`
+	// MemoryMiB and DiskMiB are what installations may use in all; the Held ones
+	// are promised already. Memory is never promised twice.
+	MemoryMiB     int64 `json:"memory_mib"`
+	DiskMiB       int64 `json:"disk_mib"`
+	MemoryHeldMiB int64 `json:"memory_held_mib"`
+	DiskHeldMiB   int64 `json:"disk_held_mib"`
+	// AddressPool is the network in CIDR form from which addresses are leased to
+	// instances; empty where the provider chooses addresses itself.
+	AddressPool string `json:"address_pool"`
+}
+
+// FreeMemoryMiB is the memory that nobody has been promised.
+func (h Host) FreeMemoryMiB() int64 { return h.MemoryMiB - h.MemoryHeldMiB }
+
+// FreeDiskMiB is the disk that nobody has been promised.
+func (h Host) FreeDiskMiB() int64 { return h.DiskMiB - h.DiskHeldMiB }

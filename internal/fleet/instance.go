@@ -1,0 +1,158 @@
+package fleet
+
+import "time"
+
+// Power is whether a machine runs.
+type Power string
+
+// The power states.
+const (
+	// PowerPlanned: known to the store; the provider may not have heard of it.
+	PowerPlanned Power = "planned"
+	PowerOn      Power = "on"
+	PowerOff     Power = "off"
+	// PowerPending: the provider is still at it.
+	PowerPending Power = "pending"
+)
+
+// HealthState is what the last health check said.
+type HealthState string
+
+// The answers of a health check. Unknown is not a bad answer.
+const (
+	HealthUnknown   HealthState = "unknown"
+	HealthHealthy   HealthState = "healthy"
+	HealthUnhealthy HealthState = "unhealthy"
+)
+
+// InstanceSpec is what a provider needs to know to make an instance. The same
+// ID always comes with the same spec, but for Epoch.
+type InstanceSpec struct {
+	ID             InstanceID
+	InstallationID InstallationID
+	// Name is the installation's name: a DNS label, for people.
+	Name      string
+	Owner     string
+	Role      Role
+	ClusterID ClusterID
+	HostID    HostID
+	// Epoch fences: a provider refuses a call with a lower epoch than it has
+	// seen for this instance, also after its deletion, with KindFenced.
+	Epoch     Epoch
+	Kernel    KernelKind
+	Image     ImageID
+	MemoryMiB int
+	VCPUs     int
+	// Network is nil where the provider chooses the address.
+	Network *Network
+	// Volume is nil where the package persists nothing.
+	Volume   *VolumeRef
+	Manifest Manifest
+	// Env is the complete environment: the package's, the installation's and
+	// its opened secrets. It must not be logged.
+	Env map[string]string
+}
+
+// Network is an instance's own address.
+type Network struct {
+	// Address is in CIDR form, with the prefix length of the host's network.
+	Address string
+	Gateway string
+	MAC     string
+}
+
+// InstanceRef names an existing instance to its provider.
+type InstanceRef struct {
+	ID          InstanceID
+	ClusterID   ClusterID
+	HostID      HostID
+	ProviderRef string
+	Epoch       Epoch
+}
+
+// VolumeSpec is what a provider needs to know to make a volume, or to grow it.
+type VolumeSpec struct {
+	ID             VolumeID
+	InstallationID InstallationID
+	ClusterID      ClusterID
+	HostID         HostID
+	Epoch          Epoch
+	SizeMiB        int
+}
+
+// VolumeRef names an existing volume to its provider.
+type VolumeRef struct {
+	ID          VolumeID
+	ClusterID   ClusterID
+	HostID      HostID
+	ProviderRef string
+	Epoch       Epoch
+}
+
+// VolumeStatus is what a provider knows of a volume.
+type VolumeStatus struct {
+	ID          VolumeID
+	ProviderRef string
+	SizeMiB     int
+	CreatedAt   time.Time
+}
+
+// InstanceStatus is what a provider knows of an instance.
+type InstanceStatus struct {
+	ID             InstanceID
+	InstallationID InstallationID
+	ProviderRef    string
+	Epoch          Epoch
+	Power          Power
+	Health         HealthState
+	// HealthDetail says why the health is not healthy, for people.
+	HealthDetail string
+	Endpoints    []Endpoint
+	// Exit tells how the program or the guest ended; nil while it runs.
+	Exit *Exit
+	// Restarts counts how often the program was started again in this boot.
+	Restarts  int
+	CreatedAt time.Time
+	// Again is when the provider thinks that a look is worth while; 0 is unknown.
+	Again time.Duration
+}
+
+// Endpoint is where one port of an instance is reached.
+type Endpoint struct {
+	Port     int      `json:"port"`
+	Protocol Protocol `json:"protocol"`
+	Name     string   `json:"name,omitempty"`
+	// Address is host:port as the gateway dials it.
+	Address string `json:"address"`
+}
+
+// Exit tells how a program ended.
+type Exit struct {
+	// Reason is ReasonProgramExited, ReasonCrashLoop, ReasonGuestPanic or
+	// ReasonHostLost; empty for a clean stop that was asked for.
+	Reason Reason `json:"reason,omitempty"`
+	// Code is the exit code; -1 where it ended by a signal or is unknown.
+	Code   int       `json:"code"`
+	Signal string    `json:"signal,omitempty"`
+	At     time.Time `json:"at,omitzero"`
+	// LastLines are the last lines of its console, oldest first, at most 20.
+	LastLines []string `json:"last_lines,omitempty"`
+}
+
+// ImageFiles is a built image as files on this host, ready to boot.
+type ImageFiles struct {
+	ID     ImageID
+	Kernel KernelKind
+	// KernelPath, InitrdPath and RootPath are absolute; RootPath is read-only and shared.
+	KernelPath, InitrdPath, RootPath string
+	// Cmdline is the kernel's command line, less what the provider adds.
+	Cmdline string
+}
+
+// ConsoleOptions says which part of a console log is wanted.
+type ConsoleOptions struct {
+	// TailLines is how many of the last lines to begin with; 0 is all that is kept.
+	TailLines int
+	// Follow goes on with what comes until the context ends or the instance is gone.
+	Follow bool
+}

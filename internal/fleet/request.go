@@ -1,0 +1,110 @@
+package fleet
+
+// IdempotencyKey makes a repeated request give the first one's answer. The
+// zero value is none.
+type IdempotencyKey struct {
+	Key string
+	// RequestHash is the hex SHA-256 of method, path and body.
+	RequestHash string
+}
+
+// NewInstallation is a validated request to create an installation.
+type NewInstallation struct {
+	Key         IdempotencyKey
+	ID          InstallationID
+	OperationID OperationID
+	Name, Owner string
+	PackageRef  string // name or name@version
+	ClusterName string // may be empty where only one cluster allows installations
+	MemoryMiB   int
+	DiskMiB     int
+	VCPUs       int
+	Env, Labels map[string]string
+	Secrets     map[string]string // sealed
+	WhenFull    WhenFull
+}
+
+// Change is a validated request on an installation.
+type Change struct {
+	Key         IdempotencyKey
+	OperationID OperationID
+	// Owner may be empty: any.
+	Owner    string
+	IDOrName string
+	// IfMatch is the version that the caller saw; 0 is any.
+	IfMatch int64
+	// Kind is what is asked for; empty is a retry of whatever failed.
+	Kind OperationKind
+	// The rest is for OperationUpdate: nil stays as it is; a nil value in a map removes the key.
+	PackageRef                *string
+	MemoryMiB, DiskMiB, VCPUs *int
+	Env, Labels, Secrets      map[string]*string
+}
+
+// NewCluster is a validated request to create a cluster.
+type NewCluster struct {
+	Key         IdempotencyKey
+	ID          ClusterID
+	OperationID OperationID
+	Name        string
+	Provider    ProviderKind
+	Settings    map[string]string
+}
+
+// Accepted is an accepted request.
+type Accepted struct {
+	Installation InstallationView
+	Operation    Operation
+	// Replayed tells that the idempotency key was known: this is the first request's operation.
+	Replayed bool
+}
+
+// InstallationView is an installation with what is shown beside it.
+type InstallationView struct {
+	Installation
+	ClusterName string
+	// PackageRef, RunningRef and VerifiedRef are name@version; empty where none.
+	PackageRef, RunningRef, VerifiedRef string
+	// Ports are those of the desired package.
+	Ports []Port
+	// Instance serves, or served last; nil before there is one. Its Spec holds
+	// only what is shown: generation, image and memory.
+	Instance *Instance
+	HostName string
+	// Operation is the active one, or else the last.
+	Operation *Operation
+	// Queued are the kinds of the operations that follow, in order.
+	Queued []OperationKind
+}
+
+// ClusterView is a cluster with what is shown beside it.
+type ClusterView struct {
+	Cluster
+	Hosts     []Host
+	Operation *Operation
+	Replayed  bool
+}
+
+// Page asks for items after a cursor (an ID), at most Limit.
+type Page struct {
+	After string
+	Limit int
+}
+
+// InstallationQuery asks for a page of installations in order of ID.
+type InstallationQuery struct {
+	Page
+	Owner   string
+	Cluster string // name
+	State   State
+	Labels  map[string]string
+}
+
+// OperationQuery asks for a page of operations, newest first.
+type OperationQuery struct {
+	// Before is the ID before which to go on; empty is the newest.
+	Before   string
+	Limit    int
+	Resource string // installation or cluster ID or name; empty is all
+	State    OperationState
+}

@@ -1,0 +1,82 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"dormouse/internal/fleet"
+)
+
+const operationSQL = `SELECT ` + operationColumns + ` FROM operation o WHERE o.id = $1`
+
+// Operation returns one operation.
+func (s *Store) Operation(ctx context.Context, id fleet.OperationID) (fleet.Operation, error) {
+	var op fleet.Operation
+	err := s.InTx(ctx, func(tx *Tx) (err error) {
+		op, err = tx.operation(ctx, id)
+		return err
+	})
+	return op, err
+}
+
+func (t *Tx) operation(ctx context.Context, id fleet.OperationID) (fleet.Operation, error) {
+	var r operationRow
+	err := t.get(ctx, "reading an operation", &r, operationSQL, id)
+	if fleet.KindOf(err) == fleet.KindNotFound {
+		return fleet.Operation{}, fleet.Errorf(fleet.KindNotFound, "there is no operation %q", id)
+	}
+	if err != nil {
+		return fleet.Operation{}, err
+	}
+	op, err := r.operation()
+	if err != nil {
+		return fleet.Operation{}, err
+	}
+	return *op, nil
+}
+
+// ListOperations returns at most q.Limit operations, newest first. A resource
+// is named by its ID or by its name.
+func (s *Store) ListOperations(ctx context.Context, q fleet.OperationQuery) ([]fleet.Operation, error) {
+	var where []string
+	var args []any
+	add := func(condition string, arg any) {
+		args = append(args, arg)
+		where = append(where, strings.ReplaceAll(condition, "$$", fmt.Sprintf("$%d", len(args))))
+	}
+	if q.Before != "" {
+		add("o.id < $$", q.Before)
+	}
+	if q.Resource != "" && fleet.ValidID(q.Resource) {
+		add("o.resource_id = $$", q.Resource)
+	} else if q.Resource != "" {
+		add(`o.resource_id IN (SELECT id FROM installation WHERE name = $$ AND deleted_at IS NULL
+			UNION ALL SELECT id FROM cluster WHERE name = $$ AND deleted_at IS NULL)`, q.Resource)
+	}
+	if q.State != "" {
+		add("o.state = $$", string(q.State))
+	}
+	query := "SELECT " + operationColumns + " FROM operation o"
+	if len(where) > 0 {
+		query += " WHERE " + strings.Join(where, " AND ")
+	}
+	args = append(args, q.Limit)
+	query += fmt.Sprintf(" ORDER BY o.id DESC LIMIT $%d", len(args))
+	ops := []fleet.Operation{}
+	err := s.InTx(ctx, func(tx *Tx) error {
+		var rows []operationRow
+		if err := tx.list(ctx, "listing operations", &rows, query, args...); err != nil {
+			return err
+		}
+		for _, r := range rows {
+			op, err := r.operation()
+			if err != nil {
+				return err
+			}
+			ops = append(ops, *op)
+		}
+		return nil
+	})
+	return ops, err
+}

@@ -1,0 +1,128 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"dormouse/internal/fleet"
+)
+
+const (
+	// committers is how many batches may be on their way to the database at
+	// once: while one waits for the disk, the next one gathers.
+	committers = 2
+	// batchSize bounds the results of one transaction.
+	batchSize = 100
+)
+
+type commitRequest struct {
+	result fleet.Result
+	answer chan<- commitAnswer
+}
+
+type commitAnswer struct {
+	committed fleet.Committed
+	err       error
+}
+
+// commit hands a result to a committer and waits for its answer.
+func (e *Engine) commit(ctx context.Context, res fleet.Result) (fleet.Committed, error) {
+	answer := make(chan commitAnswer, 1)
+	e.commits <- commitRequest{res, answer}
+	a := <-answer
+	return a.committed, a.err
+}
+
+// commitLoop gathers what is ready, without waiting for more, and commits it at once.
+func (e *Engine) commitLoop(ctx context.Context) {
+	for {
+		var batch []commitRequest
+		select {
+		case <-ctx.Done():
+			return
+		case first := <-e.commits:
+			batch = append(batch, first)
+		}
+	gather:
+		for len(batch) < batchSize {
+			select {
+			case more := <-e.commits:
+				batch = append(batch, more)
+			default:
+				break gather
+			}
+		}
+		e.commitBatch(ctx, batch)
+	}
+}
+
+// commitBatch commits all together, and one by one where that fails for
+// another reason than the database's absence: one bad row must not stop the others.
+func (e *Engine) commitBatch(ctx context.Context, batch []commitRequest) {
+	results := make([]fleet.Result, len(batch))
+	for i, b := range batch {
+		results[i] = b.result
+	}
+	committed, err := e.persist(ctx, results)
+	switch {
+	case err == nil:
+		for i, b := range batch {
+			b.answer <- commitAnswer{committed: committed[i]}
+		}
+	case len(batch) == 1:
+		batch[0].answer <- e.commitFailure(ctx, batch[0].result, err)
+	default:
+		for _, b := range batch {
+			e.commitBatch(ctx, []commitRequest{b})
+		}
+	}
+}
+
+// persist tries again while the database does not answer, as long as the
+// leases may hold: the effects are done, and their outcome should not be lost.
+func (e *Engine) persist(ctx context.Context, results []fleet.Result) ([]fleet.Committed, error) {
+	began := e.o.Clock.Now()
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		committed, err := e.o.Store.Commit(ctx, results)
+		if fleet.KindOf(err) != fleet.KindUnavailable || e.o.Clock.Now().Sub(began) > e.o.Lease {
+			return committed, err
+		}
+		again := make(chan struct{})
+		stop := e.o.Clock.AfterFunc(wait, func() { close(again) })
+		select {
+		case <-again:
+		case <-ctx.Done():
+			stop()
+			return nil, err
+		}
+	}
+}
+
+// commitFailure makes a failed try of the step out of a result that the
+// database refuses, so that it is counted, shown, and ends.
+func (e *Engine) commitFailure(ctx context.Context, res fleet.Result, err error) commitAnswer {
+	if fleet.KindOf(err) == fleet.KindUnavailable || errors.Is(err, context.Canceled) {
+		return commitAnswer{err: err}
+	}
+	e.o.Log.WithError(err).WithField("operation", res.OperationID).Error("the database refused the outcome of a step")
+	if res.Done != "" {
+		res.Step = res.Done
+	}
+	res.State, res.To, res.Done, res.Keep, res.Changes, res.DeadlineMillis = fleet.OperationActive, "", "", false, fleet.Changes{}, 0
+	res.Attempt++
+	if res.Attempt >= e.o.MaxAttempts {
+		_, res.To = res.Kind.EndStates()
+		res.State, res.ToReason, res.ToDetail = fleet.OperationFailed, fleet.ReasonQuarantined, err.Error()
+	}
+	res.ErrorKind, res.FailReason, res.Error = fleet.KindInternal, fleet.ReasonPanic, fmt.Sprintf("storing the outcome: %v", err)
+	res.WaitReason, res.WaitDetail, res.DueMillis = fleet.WaitBackoff, res.Error, e.backoff(res.Attempt).Milliseconds()
+	committed, err2 := e.persist(ctx, []fleet.Result{res})
+	if err2 != nil {
+		return commitAnswer{err: errors.Join(err, err2)}
+	}
+	// The caller believes in the result it sent: it must let go of the operation.
+	committed[0].Stale = true
+	return commitAnswer{committed: committed[0]}
+}

@@ -1,0 +1,351 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"dormouse/internal/fleet"
+)
+
+// Store is what the engine needs of the database.
+type Store interface {
+	Claim(ctx context.Context, in fleet.ClaimRequest) ([]fleet.Snapshot, error)
+	Commit(ctx context.Context, results []fleet.Result) ([]fleet.Committed, error)
+	Extend(ctx context.Context, held map[fleet.OperationID]fleet.Epoch, lease time.Duration) (map[fleet.OperationID]bool, error)
+	Release(ctx context.Context, worker fleet.WorkerID) (int64, error)
+}
+
+// Clock tells the time and calls back; tests put their own in.
+type Clock interface {
+	Now() time.Time
+	// AfterFunc calls f once after d; the returned function takes that back.
+	AfterFunc(d time.Duration, f func()) (stop func())
+}
+
+// Options configure an Engine. Zero values take the defaults named here.
+type Options struct {
+	Store     Store
+	Workflows []*Workflow
+	// Worker names this process for as long as its data directory lives.
+	Worker fleet.WorkerID
+	// Hosts are the hosts whose steps this process may run.
+	Hosts []fleet.HostID
+	// Slots bounds the steps that run at once (32); bulk work takes at most three quarters.
+	Slots int
+	// Lease is how long a claim holds without being extended (15 s): after a
+	// crash the work is taken over when it ends.
+	Lease time.Duration
+	// Poll is how often to look for work though nothing called (15 s, with jitter).
+	Poll time.Duration
+	// MaxAttempts is after how many failed tries of one step the operation fails (20).
+	MaxAttempts int
+	// FirstBackoff doubles with each attempt up to MaxBackoff (0.25 s, 30 s).
+	FirstBackoff, MaxBackoff time.Duration
+	Clock                    Clock
+	Log                      logrus.FieldLogger
+	// OnCommit is told which operations have changed; may be nil.
+	OnCommit func([]fleet.OperationID)
+	// Unsolicited is told of a signal that no operation waits for; may be nil.
+	Unsolicited func(key string)
+}
+
+// Engine works operations off. Make it with New and start it with Run.
+type Engine struct {
+	o         Options
+	workflows map[fleet.OperationKind]*Workflow
+	// wake has room for one: a call while one is pending says nothing new.
+	wake    chan struct{}
+	commits chan commitRequest
+
+	mu        sync.Mutex
+	running   map[fleet.OperationID]*run
+	waiting   map[string]fleet.OperationID // signal key → operation
+	keysOf    map[fleet.OperationID][]string
+	signalled map[fleet.OperationID]bool
+	denied    map[fleet.OperationID]bool // waiting for capacity or an address
+	wg        sync.WaitGroup
+}
+
+// run is one claimed operation in this process.
+type run struct {
+	snap      fleet.Snapshot
+	cancel    context.CancelFunc
+	since     time.Time
+	signalled bool
+	keys      []string
+}
+
+// New checks the workflows and fills in the defaults.
+func New(o Options) (*Engine, error) {
+	if o.Slots == 0 {
+		o.Slots = 32
+	}
+	if o.Lease == 0 {
+		o.Lease = 15 * time.Second
+	}
+	if o.Poll == 0 {
+		o.Poll = 15 * time.Second
+	}
+	if o.MaxAttempts == 0 {
+		o.MaxAttempts = 20
+	}
+	if o.FirstBackoff == 0 {
+		o.FirstBackoff = 250 * time.Millisecond
+	}
+	if o.MaxBackoff == 0 {
+		o.MaxBackoff = 30 * time.Second
+	}
+	if o.OnCommit == nil {
+		o.OnCommit = func([]fleet.OperationID) {}
+	}
+	if o.Unsolicited == nil {
+		o.Unsolicited = func(string) {}
+	}
+	e := &Engine{
+		o: o, workflows: map[fleet.OperationKind]*Workflow{}, wake: make(chan struct{}, 1), commits: make(chan commitRequest),
+		running: map[fleet.OperationID]*run{}, waiting: map[string]fleet.OperationID{},
+		keysOf: map[fleet.OperationID][]string{}, signalled: map[fleet.OperationID]bool{},
+		denied: map[fleet.OperationID]bool{},
+	}
+	for _, w := range o.Workflows {
+		if err := w.check(); err != nil {
+			return nil, err
+		}
+		e.workflows[w.Kind] = w
+	}
+	return e, nil
+}
+
+// Wake makes the engine look for work now.
+func (e *Engine) Wake() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Signal says that something has changed about key: a resource's or an
+// instance's ID. The operation that waits for it runs at once.
+func (e *Engine) Signal(key string) {
+	e.mu.Lock()
+	id, waits := e.waiting[key]
+	if waits {
+		e.signalled[id] = true
+	}
+	runs := false
+	for _, r := range e.running {
+		for _, k := range r.keys {
+			if k == key {
+				r.signalled, runs = true, true
+			}
+		}
+	}
+	e.mu.Unlock()
+	if waits {
+		e.Wake()
+	} else if !runs {
+		e.o.Unsolicited(key)
+	}
+}
+
+// Run works until ctx ends, then lets the steps under way finish for a moment
+// and gives back what it holds.
+func (e *Engine) Run(ctx context.Context) error {
+	if _, err := e.o.Store.Release(ctx, e.o.Worker); err != nil {
+		return err
+	}
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var background sync.WaitGroup
+	for range committers {
+		background.Go(func() { e.commitLoop(work) })
+	}
+	background.Go(func() { e.extendLoop(work) })
+	for ctx.Err() == nil {
+		claimed := e.claim(ctx, work)
+		if !claimed {
+			e.rest(ctx)
+		}
+	}
+	e.drain()
+	stop()
+	background.Wait()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_, err := e.o.Store.Release(last, e.o.Worker)
+	return err
+}
+
+// drainTime is how long steps may go on after the engine was told to stop. What
+// they did is adopted by whoever runs the step next.
+const drainTime = 5 * time.Second
+
+func (e *Engine) drain() {
+	done := make(chan struct{})
+	go func() { e.wg.Wait(); close(done) }()
+	timeout := make(chan struct{})
+	defer e.o.Clock.AfterFunc(drainTime, func() { close(timeout) })()
+	select {
+	case <-done:
+	case <-timeout:
+		e.mu.Lock()
+		for _, r := range e.running {
+			r.cancel()
+		}
+		e.mu.Unlock()
+		<-done
+	}
+}
+
+// rest waits for a wake-up or for the poll, which has jitter so that many
+// processes do not ask all at once.
+func (e *Engine) rest(ctx context.Context) {
+	poll := time.Duration(float64(e.o.Poll) * (0.8 + 0.4*rand.Float64()))
+	defer e.o.Clock.AfterFunc(poll, e.Wake)()
+	select {
+	case <-ctx.Done():
+	case <-e.wake:
+	}
+}
+
+// claim takes what is due and starts it; false where there is nothing, or no room.
+func (e *Engine) claim(ctx, work context.Context) bool {
+	e.mu.Lock()
+	free, bulk := e.o.Slots-len(e.running), 0
+	for _, r := range e.running {
+		if r.snap.Operation.Class == fleet.ClassBulk {
+			bulk++
+		}
+	}
+	signalled := make([]fleet.OperationID, 0, len(e.signalled))
+	for id := range e.signalled {
+		signalled = append(signalled, id)
+	}
+	clear(e.signalled)
+	e.mu.Unlock()
+	if free <= 0 {
+		return false
+	}
+	snaps, err := e.o.Store.Claim(ctx, fleet.ClaimRequest{
+		Worker: e.o.Worker, Executors: e.o.Hosts, Interactive: free, Bulk: max(0, min(free, e.o.Slots*3/4-bulk)),
+		Signalled: signalled, Lease: e.o.Lease,
+	})
+	if err != nil {
+		if ctx.Err() == nil {
+			e.o.Log.WithError(err).Warn("claiming work")
+			e.mu.Lock()
+			for _, id := range signalled {
+				e.signalled[id] = true
+			}
+			e.mu.Unlock()
+			e.o.Clock.AfterFunc(time.Second, e.Wake)
+		}
+		return false
+	}
+	for _, s := range snaps {
+		e.start(work, s)
+	}
+	return len(snaps) > 0
+}
+
+func (e *Engine) start(work context.Context, s fleet.Snapshot) {
+	ctx, cancel := context.WithCancel(work)
+	r := &run{snap: s, cancel: cancel, since: e.o.Clock.Now(), keys: signalKeys(&s)}
+	e.mu.Lock()
+	e.forget(s.Operation.ID)
+	e.running[s.Operation.ID] = r
+	e.mu.Unlock()
+	e.wg.Go(func() {
+		defer cancel()
+		e.work(ctx, r)
+		e.mu.Lock()
+		full := len(e.running) >= e.o.Slots
+		delete(e.running, s.Operation.ID)
+		e.mu.Unlock()
+		if full {
+			e.Wake() // there may be work that found no slot
+		}
+	})
+}
+
+// signalKeys are the IDs by which an operation can be signalled.
+func signalKeys(s *fleet.Snapshot) []string {
+	keys := []string{s.Operation.ResourceID}
+	for _, i := range s.Instances {
+		keys = append(keys, string(i.ID))
+	}
+	return keys
+}
+
+// await registers the operation under its keys, and tells whether a signal has come meanwhile.
+func (e *Engine) await(r *run) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	id := r.snap.Operation.ID
+	if r.signalled {
+		e.signalled[id] = true
+		return true
+	}
+	e.keysOf[id] = r.keys
+	for _, k := range r.keys {
+		e.waiting[k] = id
+	}
+	return false
+}
+
+// forget takes back what await registered; the lock is held.
+func (e *Engine) forget(id fleet.OperationID) {
+	for _, k := range e.keysOf[id] {
+		if e.waiting[k] == id {
+			delete(e.waiting, k)
+		}
+	}
+	delete(e.keysOf, id)
+	delete(e.signalled, id)
+	delete(e.denied, id)
+}
+
+// extendLoop keeps the leases of steps that take long, and stops work whose
+// lease was lost.
+func (e *Engine) extendLoop(ctx context.Context) {
+	tick := make(chan struct{}, 1)
+	for {
+		stop := e.o.Clock.AfterFunc(e.o.Lease/3, func() { tick <- struct{}{} })
+		select {
+		case <-ctx.Done():
+			stop()
+			return
+		case <-tick:
+		}
+		held := map[fleet.OperationID]fleet.Epoch{}
+		e.mu.Lock()
+		for id, r := range e.running {
+			if e.o.Clock.Now().Sub(r.since) >= e.o.Lease/3 {
+				held[id] = r.snap.Operation.Epoch
+			}
+		}
+		e.mu.Unlock()
+		if len(held) == 0 {
+			continue
+		}
+		still, err := e.o.Store.Extend(ctx, held, e.o.Lease)
+		if err != nil {
+			if !errors.Is(err, context.Canceled) {
+				e.o.Log.WithError(err).Warn("extending leases")
+			}
+			continue
+		}
+		e.mu.Lock()
+		for id := range held {
+			if r := e.running[id]; r != nil && !still[id] && r.snap.Operation.Epoch == held[id] {
+				r.cancel()
+			}
+		}
+		e.mu.Unlock()
+	}
+}

@@ -1,0 +1,49 @@
+package installation
+
+import (
+	"context"
+
+	"dormouse/internal/fleet"
+)
+
+// Provider makes instances true in one kind of place. Every call is idempotent
+// and carries an epoch: a lower one than was seen for the instance is refused
+// with fleet.KindFenced.
+type Provider interface {
+	// Ensure creates the instance if it is absent and powers it on.
+	Ensure(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error)
+	// Observe returns KindNotFound for an instance that does not exist.
+	Observe(ctx context.Context, ref fleet.InstanceRef) (fleet.InstanceStatus, error)
+	// Power starts or cleanly stops; PowerPending while it is at it.
+	Power(ctx context.Context, ref fleet.InstanceRef, want fleet.Power) (fleet.InstanceStatus, error)
+	// Delete leaves nothing; nil if there was nothing.
+	Delete(ctx context.Context, ref fleet.InstanceRef) error
+	// List pages through all instances of a cluster under our tags.
+	List(ctx context.Context, cluster fleet.ClusterID, after string) (page []fleet.InstanceStatus, next string, err error)
+}
+
+// Volumes is what a provider with persistent disks can do besides.
+type Volumes interface {
+	// EnsureVolume creates the volume or grows it; it never shrinks one.
+	EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fleet.VolumeStatus, error)
+	DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error
+	ListVolumes(ctx context.Context, cluster fleet.ClusterID) ([]fleet.VolumeStatus, error)
+}
+
+// Images builds images; one that exists costs nothing.
+type Images interface {
+	Ensure(ctx context.Context, pkg fleet.Package) (fleet.ImageID, error)
+}
+
+// Opener opens sealed secrets. The context that each was sealed under is its name.
+type Opener interface {
+	Open(sealed, context string) (string, error)
+}
+
+// Place is everything that the workflows need of one kind of provider.
+type Place struct {
+	Provider Provider
+	Images   Images
+	// Local: the steps run on the host on which the instance lies.
+	Local bool
+}

@@ -1,0 +1,131 @@
+package installation
+
+import (
+	"time"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/supervisor/engine"
+)
+
+// Options configure the workflows.
+type Options struct {
+	Places  map[fleet.ProviderKind]Place
+	Secrets Opener
+	// HealthDeadline bounds the wait for a healthy answer after a start; 0 is two minutes.
+	HealthDeadline time.Duration
+}
+
+type workflows struct{ Options }
+
+// Workflows returns the tables of steps of all operations on installations.
+func Workflows(o Options) []*engine.Workflow {
+	if o.HealthDeadline == 0 {
+		o.HealthDeadline = 2 * time.Minute
+	}
+	w := &workflows{o}
+	// One chain brings an installation up from anywhere: a create, a retry of
+	// it, an update, and a wake after a change differ only in what they find.
+	up := []engine.Step{w.prepareStep(), w.stopOthersStep(), w.ensureVolumeStep(), w.startStep(), w.awaitHealthyStep(), w.deletePredecessorStep()}
+	return []*engine.Workflow{
+		{Kind: fleet.OperationCreate, Steps: up},
+		{Kind: fleet.OperationUpdate, Steps: up, Rollback: []engine.Step{
+			w.deleteSuccessorStep(), w.startPredecessorStep(), w.awaitPredecessorStep()}},
+		{Kind: fleet.OperationWake, Steps: up},
+		{Kind: fleet.OperationRestart, Steps: []engine.Step{w.stopStep(), w.startStep(), w.awaitHealthyStep()}},
+		{Kind: fleet.OperationHibernate, Steps: []engine.Step{w.stopStep(), w.releaseMemoryStep()}},
+		{Kind: fleet.OperationDelete, Steps: []engine.Step{w.deleteInstancesStep(), w.deleteVolumeStep(), w.releaseStep()}},
+	}
+}
+
+func (w *workflows) prepareStep() engine.Step {
+	return engine.Step{Name: "prepare", Run: w.prepare, Timeout: 10 * time.Minute,
+		Deadline: func(*fleet.Snapshot) time.Duration { return 24 * time.Hour }} // it may wait for capacity
+}
+
+func (w *workflows) stopOthersStep() engine.Step {
+	return engine.Step{Name: "stop-instance", Run: w.stopOthers, Executor: w.host,
+		Skip: func(s *fleet.Snapshot) bool { return firstOn(s, successorID(s)) == nil || successorID(s) == "" }}
+}
+
+func (w *workflows) stopStep() engine.Step {
+	return engine.Step{Name: "stop-instance", Run: w.stopAll, Executor: w.host,
+		Skip: func(s *fleet.Snapshot) bool { return firstOn(s, "") == nil }}
+}
+
+func (w *workflows) ensureVolumeStep() engine.Step {
+	return engine.Step{Name: "ensure-volume", Run: w.ensureVolume, Executor: w.host, Timeout: 5 * time.Minute,
+		Skip: func(s *fleet.Snapshot) bool {
+			return s.Volume == nil || s.Installation.Hibernated && s.Operation.Kind == fleet.OperationUpdate ||
+				s.Volume.ProviderRef != "" && s.Volume.SizeMiB >= s.Installation.DiskMiB
+		}}
+}
+
+func (w *workflows) startStep() engine.Step {
+	return engine.Step{Name: "start-instance", Run: w.start, Executor: w.host,
+		Skip: func(s *fleet.Snapshot) bool {
+			t := target(s)
+			return t == nil || t.Power == fleet.PowerOn || s.Installation.Hibernated && s.Operation.Kind == fleet.OperationUpdate
+		}}
+}
+
+func (w *workflows) awaitHealthyStep() engine.Step {
+	return engine.Step{Name: "await-healthy", Run: w.awaitHealthy, Executor: w.host, Overdue: fleet.ReasonNotHealthy,
+		Deadline: func(*fleet.Snapshot) time.Duration { return w.HealthDeadline },
+		Skip: func(s *fleet.Snapshot) bool {
+			t := target(s)
+			return t == nil || t.Serving && t.Power == fleet.PowerOn || s.Installation.Hibernated && s.Operation.Kind == fleet.OperationUpdate
+		}}
+}
+
+func (w *workflows) deletePredecessorStep() engine.Step {
+	return engine.Step{Name: "delete-predecessor", Run: w.deletePredecessor, Executor: w.host,
+		Skip: func(s *fleet.Snapshot) bool { return successorID(s) == "" || firstOther(s, successorID(s)) == nil }}
+}
+
+func (w *workflows) deleteSuccessorStep() engine.Step {
+	return engine.Step{Name: "delete-successor", Run: w.deleteSuccessor, Executor: w.host,
+		Skip: func(s *fleet.Snapshot) bool { return s.Instance(successorID(s)) == nil }}
+}
+
+func (w *workflows) startPredecessorStep() engine.Step {
+	return engine.Step{Name: "start-predecessor", Run: w.start, Executor: w.host,
+		Skip: func(s *fleet.Snapshot) bool {
+			t := target(s)
+			return s.Installation.Hibernated || t == nil || t.Power == fleet.PowerOn
+		}}
+}
+
+func (w *workflows) awaitPredecessorStep() engine.Step {
+	return engine.Step{Name: "await-predecessor", Run: w.awaitHealthy, Executor: w.host, Overdue: fleet.ReasonNotHealthy,
+		Deadline: func(*fleet.Snapshot) time.Duration { return w.HealthDeadline },
+		Skip: func(s *fleet.Snapshot) bool {
+			t := target(s)
+			return s.Installation.Hibernated || t == nil || t.Serving && t.Power == fleet.PowerOn
+		}}
+}
+
+func (w *workflows) releaseMemoryStep() engine.Step {
+	return engine.Step{Name: "release-memory", Run: w.releaseMemory}
+}
+
+func (w *workflows) deleteInstancesStep() engine.Step {
+	return engine.Step{Name: "delete-instances", Run: w.deleteInstances, Executor: w.host,
+		Skip: func(s *fleet.Snapshot) bool { return len(s.Instances) == 0 }}
+}
+
+func (w *workflows) deleteVolumeStep() engine.Step {
+	return engine.Step{Name: "delete-volume", Run: w.deleteVolume, Executor: w.host,
+		Skip: func(s *fleet.Snapshot) bool { return s.Volume == nil }}
+}
+
+func (w *workflows) releaseStep() engine.Step {
+	return engine.Step{Name: "release", Run: w.release}
+}
+
+// host is the executor of the steps that touch a machine.
+func (w *workflows) host(s *fleet.Snapshot) fleet.HostID {
+	if s.Cluster == nil || !w.Places[s.Cluster.Provider].Local || s.Installation == nil {
+		return ""
+	}
+	return s.Installation.HeldHostID
+}
