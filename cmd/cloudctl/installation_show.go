@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"dormouse/client"
+)
+
+func (a *app) printInstallation(in client.Installation) error {
+	return a.print(in, func() string { return a.installationSheet(in) })
+}
+
+func (a *app) installationTable(list []client.Installation) string {
+	t := table{{"NAME", "OWNER", "STATE", "PACKAGE", "CLUSTER", "MEMORY", "AGE", "URL"}}
+	for _, in := range list {
+		state := in.State
+		if in.StateReason != "" {
+			state += " (" + in.StateReason + ")"
+		}
+		t = append(t, []string{in.Name, in.Owner, state, in.Package, in.Cluster, showMiB(int64(in.MemoryMiB)), a.age(in.CreatedAt), in.URL})
+	}
+	return t.String()
+}
+
+func (a *app) installationSheet(in client.Installation) string {
+	var s sheet
+	s.add("Name", in.Name)
+	s.add("ID", in.ID)
+	s.add("Owner", in.Owner)
+	s.add("State", in.State+inBrackets(in.StateReason, in.StateDetail))
+	s.add("URL", in.URL)
+	pkg := in.Package
+	if in.RunningPackage != "" && in.RunningPackage != in.Package {
+		pkg += ", running " + in.RunningPackage
+	}
+	s.add("Package", pkg)
+	s.add("Cluster", in.Cluster)
+	s.add("Size", fmt.Sprintf("%s memory, %s disk, %d CPU", showMiB(int64(in.MemoryMiB)), showMiB(int64(in.DiskMiB)), in.VCPUs))
+	var endpoints []string
+	for _, e := range in.Endpoints {
+		endpoints = append(endpoints, strings.TrimSpace(fmt.Sprintf("%d/%s at %s %s", e.Port, e.Protocol, e.Address, e.Name)))
+	}
+	s.list("Endpoints", endpoints)
+	s.list("Environment", keyValues(in.Env))
+	s.add("Secrets", strings.Join(in.SecretNames, ", "))
+	s.list("Labels", keyValues(in.Labels))
+	if i := in.Instance; i != nil {
+		text := i.ID + " " + i.Power
+		if i.Host != "" {
+			text += " on " + i.Host
+		}
+		if i.Restarts > 0 {
+			text += fmt.Sprintf(", restarted %d times", i.Restarts)
+		}
+		s.add("Instance", text)
+		if e := i.Exit; e != nil {
+			s.add("Program", a.exitLine(*e))
+			s.list("Last lines", e.LastLines)
+		}
+	}
+	s.add("Operation", a.operationLine(in.Operation))
+	s.add("Version", fmt.Sprint(in.Version))
+	s.add("Created", a.ago(in.CreatedAt))
+	return s.String()
+}
+
+func (a *app) exitLine(e client.Exit) string {
+	text := fmt.Sprintf("ended with exit code %d", e.Code)
+	if e.Signal != "" {
+		text = "ended by signal " + e.Signal
+	}
+	if e.Reason != "" {
+		text += " (" + e.Reason + ")"
+	}
+	if !e.At.IsZero() {
+		text += ", " + a.ago(e.At)
+	}
+	return text
+}
+
+// operationLine is an operation in one line; "" for none.
+func (a *app) operationLine(op *client.Operation) string {
+	if op == nil {
+		return ""
+	}
+	text := fmt.Sprintf("%s %s", op.Kind, op.ID)
+	if op.Finished() {
+		text += ", " + op.State
+		if op.State != "succeeded" {
+			text += because(op.FailReason, op.Error)
+		}
+		return text
+	}
+	return text + ", " + position(*op)
+}
+
+func (a *app) explanationSheet(e client.Explanation) string {
+	var s sheet
+	s.add("Installation", e.Installation)
+	s.add("State", e.State)
+	s.add("Summary", e.Summary)
+	if e.WaitingFor != "" {
+		s.add("Waiting for", e.WaitingFor+because("", e.Detail))
+	} else {
+		s.add("Detail", e.Detail)
+	}
+	if e.Step != "" {
+		s.add("Step", fmt.Sprintf("%d of %d, %s", e.StepNumber, e.StepsTotal, e.Step))
+	}
+	s.add("Since", a.age(e.Since))
+	if e.Attempts > 0 {
+		s.add("Attempts", fmt.Sprint(e.Attempts))
+	}
+	s.add("Last error", e.LastError)
+	next := e.Next
+	if !e.NextAt.IsZero() {
+		if ahead := e.NextAt.Sub(a.now()); ahead > 0 {
+			next += ", in " + span(ahead) + " at the latest"
+		}
+	}
+	s.add("Next", next)
+	s.add("Accepts", strings.Join(e.Accepts, ", "))
+	s.add("Operation", a.operationLine(e.Operation))
+	s.add("Queued", strings.Join(e.Queued, ", "))
+	return s.String()
+}
