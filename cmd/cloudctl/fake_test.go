@@ -145,8 +145,8 @@ func operation() client.Operation {
 		ID: "op1", Kind: "create", ResourceType: "installation", ResourceID: "in1", ResourceName: "acme",
 		State: "active", Step: "create-instance", StepNumber: 3, StepsTotal: 6, StepSince: noon.Add(-12 * time.Second),
 		Steps: []client.StepDone{
-			{Name: "place", StartedAt: noon.Add(-20 * time.Second), FinishedAt: noon.Add(-19900 * time.Millisecond), Attempts: 1},
-			{Name: "build-image", StartedAt: noon.Add(-19 * time.Second), FinishedAt: noon.Add(-12 * time.Second), Attempts: 2},
+			{Name: "place", StartedAt: noon.Add(-20 * time.Second), FinishedAt: noon.Add(-19900 * time.Millisecond), Number: 1, Attempts: 1},
+			{Name: "build-image", StartedAt: noon.Add(-19 * time.Second), FinishedAt: noon.Add(-12 * time.Second), Number: 2, Attempts: 2},
 		},
 		Attempt: 1, WaitReason: "backing-off", FailReason: "provider-error", Error: "no tap device",
 		Revision: 4, CreatedAt: noon.Add(-20 * time.Second),
@@ -158,7 +158,7 @@ func ended(state string) client.Operation {
 	op.State, op.Revision, op.WaitReason, op.FinishedAt = state, 9, "", noon
 	if state == "succeeded" {
 		op.Attempt, op.FailReason, op.Error = 0, "", ""
-		op.Steps = append(op.Steps, client.StepDone{Name: "create-instance", StartedAt: noon.Add(-12 * time.Second), FinishedAt: noon, Attempts: 1})
+		op.Steps = append(op.Steps, client.StepDone{Name: "create-instance", StartedAt: noon.Add(-12 * time.Second), FinishedAt: noon, Number: 3, Attempts: 1})
 	}
 	return op
 }

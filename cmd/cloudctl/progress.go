@@ -84,7 +84,7 @@ func (p *progress) seen(op client.Operation) {
 	p.op, p.lost = op, ""
 	for ; p.done < len(op.Steps); p.done++ {
 		step := op.Steps[p.done]
-		text := fmt.Sprintf("%s: step %d of %d, %s: done in %s", describe(op), p.done+1, max(op.StepsTotal, p.done+1),
+		text := fmt.Sprintf("%s: step %d of %d, %s: done in %s", describe(op), step.Number, max(op.StepsTotal, step.Number),
 			step.Name, span(step.FinishedAt.Sub(step.StartedAt)))
 		if step.Attempts > 1 {
 			text += fmt.Sprintf(" (attempt %d)", step.Attempts)

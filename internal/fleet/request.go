@@ -4,7 +4,7 @@ package fleet
 // zero value is none.
 type IdempotencyKey struct {
 	Key string
-	// RequestHash is the hex SHA-256 of method, path and body.
+	// RequestHash is a hex digest of method, path and body, keyed where a secret may be in it.
 	RequestHash string
 }
 
@@ -108,3 +108,8 @@ type OperationQuery struct {
 	Resource string // installation or cluster ID or name; empty is all
 	State    OperationState
 }
+
+// SecretContext is the context under which an installation's secret is sealed:
+// a sealed value that is moved to another installation, or to another name,
+// does not open.
+func SecretContext(id InstallationID, name string) string { return string(id) + "/" + name }

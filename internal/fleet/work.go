@@ -30,7 +30,7 @@ type Result struct {
 	StepNumber int    `json:"step_number"`
 	StepsTotal int    `json:"steps_total"`
 	// Ran is the number of the step that ran.
-	Ran int `json:"-"`
+	Ran int `json:"ran"`
 	// Done is the name of the step that this result completes; empty while it is not done.
 	Done     string `json:"done"`
 	Executor string `json:"executor"`

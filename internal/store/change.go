@@ -50,14 +50,15 @@ type forChange struct {
 // delete brings, and the event.
 //
 // Everything hangs on the update of the installation, so that its row is
-// locked first and nothing is written where the version has moved on.
+// locked first and nothing is written where the version has moved on, or where
+// the package was deleted before this transaction had its lock on it.
 const writeChangeSQL = `WITH ins AS (
 	UPDATE installation i SET state = CASE WHEN $8 = 'active' THEN $9 ELSE i.state END,
 		state_reason = CASE WHEN $8 = 'active' THEN '' ELSE i.state_reason END,
 		state_detail = CASE WHEN $8 = 'active' THEN '' ELSE i.state_detail END,
 		package_id = $10, memory_mib = $11, disk_mib = $12, vcpus = $13, env = $14::jsonb, secrets = $15::jsonb, labels = $16::jsonb,
 		generation = i.generation + 1, version = i.version + 1, updated_at = dormouse_now()
-	WHERE i.id = $3 AND i.version = $17
+	WHERE i.id = $3 AND i.version = $17 AND ($10 = i.package_id OR EXISTS (SELECT FROM package p WHERE p.id = $10 AND p.deleted_at IS NULL))
 	RETURNING i.id, i.name, i.owner, i.generation
 ), key AS (
 	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id)
@@ -96,8 +97,8 @@ func (s *Store) ChangeInstallation(ctx context.Context, in fleet.Change) (fleet.
 			return acc, nil
 		case constraintOf(err) == "idempotency_key_pkey":
 			// The same request came in at the same moment: now its answer is there.
-		case (errors.Is(err, errMovedOn) || constraintOf(err) == "operation_active") && lock == "":
-			lock = seen // wait in line for the row this time
+		case (errors.Is(err, errMovedOn) || constraintOf(err) == "operation_active") && lock != seen:
+			lock = seen // wait in line for the row this time; it is another one where the name has moved on
 		default:
 			return acc, err
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/lib/pq"
@@ -23,21 +24,29 @@ const snapshotColumns = `to_jsonb(c) AS operation, to_jsonb(i) AS installation, 
 			ORDER BY memory_mib - memory_held_mib DESC LIMIT 8)) h) AS hosts,
 	dormouse_now() AS now`
 
+// claimSQL locks operations before installations, the other way round than all
+// else. That can't deadlock because it waits for neither: an installation that
+// a request or a commit is writing at this moment is left for the next claim,
+// which whoever writes it calls for.
 const claimSQL = `WITH interactive AS (
-	SELECT id FROM operation WHERE state = 'active' AND class = 0 AND due_at <= dormouse_now() AND executor = ANY ($1)
+	SELECT id, resource_id, request_state FROM operation WHERE state = 'active' AND class = 0 AND due_at <= dormouse_now() AND executor = ANY ($1)
 	ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), bulk AS (
-	SELECT id FROM operation WHERE state = 'active' AND class = 1 AND due_at <= dormouse_now() AND executor = ANY ($1)
+	SELECT id, resource_id, request_state FROM operation WHERE state = 'active' AND class = 1 AND due_at <= dormouse_now() AND executor = ANY ($1)
 	ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
 ), signalled AS (
-	SELECT id FROM operation WHERE id = ANY ($8) AND state = 'active' AND worker = '' AND executor = ANY ($1)
+	SELECT id, resource_id, request_state FROM operation WHERE id = ANY ($8) AND state = 'active' AND worker = '' AND executor = ANY ($1)
 	FOR UPDATE SKIP LOCKED
 ), due AS (
-	SELECT id FROM interactive UNION SELECT id FROM bulk UNION SELECT id FROM signalled
+	SELECT * FROM interactive UNION SELECT * FROM bulk UNION SELECT * FROM signalled
+), beginning AS MATERIALIZED (
+	SELECT i.id FROM due JOIN installation i ON i.id = due.resource_id AND i.state = due.request_state FOR UPDATE OF i SKIP LOCKED
 ), c AS (
 	UPDATE operation o SET worker = $4, epoch = nextval('operation_epoch'), due_at = dormouse_now() + $5 * interval '1 ms',
 		started_at = coalesce(o.started_at, dormouse_now()), revision = o.revision + 1, wait_reason = '', wait_detail = ''
-	FROM due WHERE o.id = due.id RETURNING o.*
+	FROM due WHERE o.id = due.id AND (due.resource_id IN (SELECT id FROM beginning)
+		OR NOT EXISTS (SELECT FROM installation i WHERE i.id = due.resource_id AND i.state = due.request_state))
+	RETURNING o.*
 ), begun AS (
 	UPDATE installation i SET state = s.begun, updated_at = dormouse_now()
 	FROM c JOIN unnest($6::text[], $7::text[]) AS s (requested, begun) ON true
@@ -70,6 +79,7 @@ type snapshotRow struct {
 }
 
 func (r snapshotRow) snapshot() (fleet.Snapshot, error) {
+	var malformed error
 	s := fleet.Snapshot{Now: r.Now.UTC()}
 	for _, part := range []struct {
 		from jsonText
@@ -78,9 +88,8 @@ func (r snapshotRow) snapshot() (fleet.Snapshot, error) {
 		{r.Operation, &s.Operation}, {r.Installation, &s.Installation}, {r.Package, &s.Package}, {r.Instances, &s.Instances},
 		{r.Volume, &s.Volume}, {r.Lease, &s.Lease}, {r.Cluster, &s.Cluster}, {r.Hosts, &s.Hosts},
 	} {
-		if err := part.from.into(part.into); err != nil {
-			return s, err
-		}
+		// What can be read is, so that the operation can be ended for what cannot.
+		malformed = errors.Join(malformed, part.from.into(part.into))
 	}
 	// The statement saw the states from before its own update of them.
 	kind := s.Operation.Kind
@@ -95,7 +104,7 @@ func (r snapshotRow) snapshot() (fleet.Snapshot, error) {
 			s.Cluster.State = fleet.ClusterDeletionInProgress
 		}
 	}
-	return s, nil
+	return s, malformed
 }
 
 // Claim takes operations that are due for this worker, interactive ones first,
@@ -165,7 +174,7 @@ func (s *Store) Extend(ctx context.Context, held map[fleet.OperationID]fleet.Epo
 	return still, err
 }
 
-const releaseSQL = `UPDATE operation SET due_at = dormouse_now(), worker = '' WHERE worker = $1 AND state = 'active'`
+const releaseSQL = `UPDATE operation SET due_at = dormouse_now(), worker = '' WHERE worker = $1 AND worker <> '' AND state = 'active'`
 
 // Release gives back what a worker held, when it stops or starts again.
 func (s *Store) Release(ctx context.Context, worker fleet.WorkerID) (int64, error) {

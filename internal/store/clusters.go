@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"strings"
 
 	"dormouse/internal/fleet"
@@ -91,9 +90,10 @@ func (s *Store) ListClusters(ctx context.Context, page fleet.Page) ([]fleet.Clus
 }
 
 const insertClusterSQL = `WITH key AS (
-	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id) SELECT $1, $2, $3, $4 WHERE $1 <> ''
+	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id) SELECT $1, $2, $3, $4 WHERE $1 <> '' RETURNING key
 ), c AS (
-	INSERT INTO cluster (id, name, provider, state, settings) VALUES ($3, $5, $6, $7, $8::jsonb) RETURNING id
+	INSERT INTO cluster (id, name, provider, state, settings)
+	SELECT $3, $5, $6, $7, $8::jsonb FROM (SELECT count(*) FROM key) AS after_the_key RETURNING id
 ), op AS (
 	INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, state, request_state, generation)
 	SELECT $4, 'create-cluster', 'cluster', id, $5, 'active', $7, 1 FROM c
@@ -137,8 +137,11 @@ func (s *Store) clusterRequest(ctx context.Context, key fleet.IdempotencyKey, ac
 				return err
 			}
 		}
-		v, err = tx.cluster(ctx, id)
-		v.Replayed = known
+		if v, err = tx.cluster(ctx, id); err != nil || !known {
+			return err
+		}
+		first, err := tx.operation(ctx, fleet.OperationID(k.KeyOperationID.String))
+		v.Operation, v.Replayed = &first, true
 		return err
 	})
 	if constraintOf(err) == "idempotency_key_pkey" {
@@ -149,6 +152,9 @@ func (s *Store) clusterRequest(ctx context.Context, key fleet.IdempotencyKey, ac
 
 const (
 	clusterUsersSQL = `SELECT name FROM installation WHERE cluster_id = $1 AND deleted_at IS NULL LIMIT 3`
+
+	// insertKeySQL remembers a request that an operation under way takes up.
+	insertKeySQL = `INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id) SELECT $1, $2, $3, $4 WHERE $1 <> ''`
 
 	deleteClusterSQL = `WITH key AS (
 	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id) SELECT $1, $2, $3, $4 WHERE $1 <> ''
@@ -172,6 +178,15 @@ SELECT 'cluster.state', 'cluster', id, $4, jsonb_build_object('from', $5::text, 
 // DeleteCluster accepts the deletion of a cluster without installations. A
 // deletion under way is joined.
 func (s *Store) DeleteCluster(ctx context.Context, idOrName string, key fleet.IdempotencyKey) (fleet.ClusterView, error) {
+	for try := 1; ; try++ {
+		v, err := s.deleteCluster(ctx, idOrName, key)
+		if fleet.KindOf(err) != fleet.KindStale || try == maxTries {
+			return v, err
+		}
+	}
+}
+
+func (s *Store) deleteCluster(ctx context.Context, idOrName string, key fleet.IdempotencyKey) (fleet.ClusterView, error) {
 	return s.clusterRequest(ctx, key, func(tx *Tx) (string, error) {
 		c, err := tx.cluster(ctx, idOrName)
 		if err != nil {
@@ -179,7 +194,8 @@ func (s *Store) DeleteCluster(ctx context.Context, idOrName string, key fleet.Id
 		}
 		switch c.State {
 		case fleet.ClusterDeletionRequested, fleet.ClusterDeletionInProgress:
-			return string(c.ID), nil
+			_, err := tx.exec(ctx, "joining the deletion", insertKeySQL, key.Key, key.RequestHash, c.ID, c.Operation.ID)
+			return string(c.ID), err
 		case fleet.ClusterDeleted:
 			return "", fleet.Errorf(fleet.KindNotFound, "there is no cluster %q", idOrName)
 		}
@@ -202,5 +218,3 @@ func (s *Store) DeleteCluster(ctx context.Context, idOrName string, key fleet.Id
 		return string(c.ID), err
 	})
 }
-
-func nullString(s string) sql.NullString { return sql.NullString{String: s, Valid: true} }

@@ -41,7 +41,7 @@ type volumeRow struct {
 // hangs on them. The order of the arms is that of the lock order.
 const commitSQL = `WITH r AS MATERIALIZED (
 	SELECT * FROM jsonb_to_recordset($1::jsonb) AS r (
-		operation_id text, epoch bigint, state text, step text, step_number int, steps_total int, done text, executor text,
+		operation_id text, epoch bigint, state text, step text, step_number int, steps_total int, done text, ran int, executor text,
 		due_ms bigint, keep boolean, deadline_ms bigint, attempt int, wait_reason text, wait_detail text, error_kind text,
 		fail_reason text, error text, from_state text, to_state text, to_reason text, to_detail text, generation bigint,
 		follow jsonb, verified text, running text, observed jsonb, release_address boolean,
@@ -49,7 +49,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 ), moved AS (
 	UPDATE operation o SET state = r.state, step = r.step, step_number = r.step_number, steps_total = r.steps_total,
 		steps = CASE WHEN r.done = '' THEN o.steps ELSE o.steps || jsonb_build_object('name', r.done,
-			'started_at', o.step_since, 'finished_at', dormouse_now(), 'attempts', o.attempt + 1) END,
+			'started_at', o.step_since, 'finished_at', dormouse_now(), 'number', r.ran, 'attempts', o.attempt + 1) END,
 		step_since = CASE WHEN r.step <> o.step OR r.done <> '' THEN dormouse_now() ELSE o.step_since END,
 		step_deadline_at = CASE WHEN r.state <> 'active' THEN NULL
 			WHEN r.deadline_ms > 0 THEN dormouse_now() + r.deadline_ms * interval '1 ms' ELSE o.step_deadline_at END,
@@ -177,6 +177,9 @@ func (t *Tx) commit(ctx context.Context, results []fleet.Result) ([]fleet.Commit
 		r := &results[i]
 		if why := granted[r.OperationID].denied; why != "" {
 			deny(r, why)
+		}
+		if err := t.s.moves.check(*r); err != nil {
+			return nil, err
 		}
 		if err := t.writeCheck(ctx, *r); err != nil {
 			return nil, err

@@ -90,14 +90,16 @@ func (r resolved) check(in fleet.NewInstallation) error {
 }
 
 // insertInstallationSQL writes everything that an accepted create is, at once.
-// It inserts nothing where the cluster or the package went away meanwhile.
+// It inserts nothing where the cluster or the package went away meanwhile. The
+// key goes first: of two equal requests at once, the later one must find the
+// key taken and be answered as the first one was, not that the name is taken.
 const insertInstallationSQL = `WITH key AS (
 	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id)
-	SELECT $1, $2, $3, $4 WHERE $1 <> ''
+	SELECT $1, $2, $3, $4 WHERE $1 <> '' RETURNING key
 ), ins AS (
 	INSERT INTO installation (id, owner, name, cluster_id, state, package_id, memory_mib, disk_mib, vcpus, env, secrets, labels, when_full)
 	SELECT $3, $5, $6, c.id, $7, p.id, $10, $11, $12, $13::jsonb, $14::jsonb, $15::jsonb, $16
-	FROM cluster c, package p
+	FROM cluster c, package p, (SELECT count(*) FROM key) AS after_the_key
 	WHERE c.id = $8 AND c.allow_installations AND c.state NOT LIKE 'deletion%' AND c.deleted_at IS NULL
 		AND p.id = $9 AND p.deleted_at IS NULL
 	RETURNING id, created_at

@@ -9,7 +9,8 @@ import (
 // grantSQL decides about capacity and addresses for a batch. It locks the
 // operations first, so that the results which follow in the same transaction
 // can't turn out stale; then the hosts, in order. What asks for more than is
-// free, counted in the order of the batch, is denied; giving back is not.
+// free, counted in the order of the batch, is denied; giving back is not. An
+// address on another host than the one asked for is exchanged.
 const grantSQL = `WITH want AS MATERIALIZED (
 	SELECT * FROM jsonb_to_recordset($1::jsonb) AS w (ord int, operation_id text, epoch bigint, installation_id text, host_id text,
 		memory_mib bigint, disk_mib bigint, hold boolean, address_host text)
@@ -38,7 +39,7 @@ const grantSQL = `WITH want AS MATERIALIZED (
 	SELECT w.operation_id, w.installation_id, w.address_host, row_number() OVER (PARTITION BY w.address_host ORDER BY w.ord) AS n
 	FROM want w JOIN live l ON l.id = w.operation_id LEFT JOIN fits f ON f.operation_id = w.operation_id
 	WHERE w.address_host <> '' AND coalesce(f.fits, true)
-		AND NOT EXISTS (SELECT FROM address_lease a WHERE a.installation_id = w.installation_id)
+		AND NOT EXISTS (SELECT FROM address_lease a WHERE a.installation_id = w.installation_id AND a.host_id = w.address_host)
 ), free AS (
 	SELECT a.id, a.host_id, row_number() OVER (PARTITION BY a.host_id ORDER BY a.ord) AS n
 	FROM (SELECT DISTINCT address_host FROM takers) t,
@@ -47,10 +48,15 @@ const grantSQL = `WITH want AS MATERIALIZED (
 			SELECT id, host_id FROM address_lease
 			WHERE host_id = t.address_host AND installation_id IS NULL
 			ORDER BY released_at NULLS FIRST, id LIMIT (SELECT count(*) FROM takers) FOR UPDATE SKIP LOCKED) f) a
+), left_behind AS (
+	UPDATE address_lease a SET installation_id = NULL, released_at = dormouse_now()
+	FROM free f JOIN takers t ON t.address_host = f.host_id AND t.n = f.n
+	WHERE a.installation_id = t.installation_id AND a.host_id <> t.address_host
+	RETURNING a.id
 ), leased AS (
 	UPDATE address_lease a SET installation_id = t.installation_id, leased_at = dormouse_now(), released_at = NULL
 	FROM free f JOIN takers t ON t.address_host = f.host_id AND t.n = f.n
-	WHERE a.id = f.id
+	WHERE a.id = f.id AND (SELECT count(*) FROM left_behind) >= 0 -- which must be free first
 	RETURNING t.operation_id, a.id, a.host_id, a.address, a.mac
 ), final AS (
 	SELECT w.operation_id, coalesce(f.fits, true) AND w.operation_id IS NOT NULL AS fits,

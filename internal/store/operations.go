@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"dormouse/internal/fleet"
@@ -36,6 +37,10 @@ func (t *Tx) operation(ctx context.Context, id fleet.OperationID) (fleet.Operati
 	return *op, nil
 }
 
+func operationStates() []fleet.OperationState {
+	return []fleet.OperationState{fleet.OperationQueued, fleet.OperationActive, fleet.OperationSucceeded, fleet.OperationFailed, fleet.OperationCancelled}
+}
+
 // ListOperations returns at most q.Limit operations, newest first. A resource
 // is named by its ID or by its name.
 func (s *Store) ListOperations(ctx context.Context, q fleet.OperationQuery) ([]fleet.Operation, error) {
@@ -55,7 +60,11 @@ func (s *Store) ListOperations(ctx context.Context, q fleet.OperationQuery) ([]f
 			UNION ALL SELECT id FROM cluster WHERE name = $$ AND deleted_at IS NULL)`, q.Resource)
 	}
 	if q.State != "" {
-		add("o.state = $$", string(q.State))
+		// As a literal, so that the planner can use the index of the states that are few.
+		if !slices.Contains(operationStates(), q.State) {
+			return nil, fleet.InvalidField("state", "there is no state %q of an operation: ask for one of %v", q.State, operationStates())
+		}
+		where = append(where, "o.state = '"+string(q.State)+"'")
 	}
 	query := "SELECT " + operationColumns + " FROM operation o"
 	if len(where) > 0 {

@@ -127,8 +127,16 @@ func (s *Store) ListPackages(ctx context.Context, page fleet.Page) ([]fleet.Pack
 }
 
 const (
-	lockResourceSQL  = `SELECT pg_advisory_xact_lock(hashtextextended($1, 0)) IS NULL`
-	packageUsersSQL  = `SELECT name FROM installation WHERE deleted_at IS NULL AND (package_id = $1 OR running_package_id = $1 OR verified_package_id = $1) LIMIT 3`
+	lockResourceSQL = `SELECT pg_advisory_xact_lock(hashtextextended($1, 0)) IS NULL`
+	// Each arm has an index of its own; the latter two hold only the few rows that differ from what is desired.
+	packageUsersSQL = `SELECT DISTINCT name FROM (
+	(SELECT name FROM installation WHERE package_id = $1 AND deleted_at IS NULL LIMIT 3)
+	UNION ALL
+	(SELECT name FROM installation WHERE running_package_id = $1 AND deleted_at IS NULL AND running_package_id NOT IN ('', package_id) LIMIT 3)
+	UNION ALL
+	(SELECT name FROM installation WHERE verified_package_id = $1 AND deleted_at IS NULL AND verified_package_id NOT IN ('', package_id) LIMIT 3)
+) AS users ORDER BY name LIMIT 3`
+
 	deletePackageSQL = `UPDATE package SET deleted_at = dormouse_now() WHERE id = $1 AND deleted_at IS NULL`
 )
 

@@ -28,6 +28,7 @@ type Store struct {
 	db       *sqlx.DB
 	url      string
 	prepared sync.Map // query text → *sqlx.Stmt
+	moves    moves
 }
 
 // Open connects. It fails with KindUnavailable where the database does not
@@ -43,7 +44,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	db.SetMaxOpenConns(opts.MaxConns)
 	db.SetMaxIdleConns(opts.MaxConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	s := &Store{db: db, url: opts.URL}
+	s := &Store{db: db, url: opts.URL, moves: allMoves()}
 	if err := s.Ping(ctx); err != nil {
 		_ = db.Close()
 		return nil, err
@@ -54,16 +55,22 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 // Close closes all connections.
 func (s *Store) Close() error { return s.db.Close() }
 
-const pingSQL = `SELECT pg_is_in_recovery()`
+const pingSQL = `SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS read_only`
 
 // Ping fails with KindUnavailable unless the database accepts writes.
 func (s *Store) Ping(ctx context.Context) error {
-	var standby bool
-	if err := s.db.GetContext(ctx, &standby, pingSQL); err != nil {
+	var is struct {
+		Standby  bool `db:"standby"`
+		ReadOnly bool `db:"read_only"`
+	}
+	if err := s.db.GetContext(ctx, &is, pingSQL); err != nil {
 		return translate("asking the database", err)
 	}
-	if standby {
+	switch {
+	case is.Standby:
 		return fleet.Errorf(fleet.KindUnavailable, "the database is a read-only standby; name the primary with --database")
+	case is.ReadOnly:
+		return fleet.Errorf(fleet.KindUnavailable, "the database takes no writes (default_transaction_read_only is on): turn it off, or name another with --database")
 	}
 	return nil
 }

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"dormouse/internal/api"
+	"dormouse/internal/fleet"
+)
+
+// The roles that a process may have.
+const (
+	roleAPI        = "api"
+	roleSupervisor = "supervisor"
+	roleGateway    = "gateway"
+	roleHost       = "host"
+)
+
+// config is what the command line and the environment say.
+type config struct {
+	dev            bool
+	database       string
+	dataDir        string
+	listen         string
+	gatewayListen  string
+	gatewayDomain  string
+	roles          []string
+	accel          string
+	qemu           string
+	network        string
+	addressPool    string
+	kernelPackages string
+	initPath       string
+	logLevel       string
+	logFormat      string
+	databaseConns  int
+}
+
+func (c *config) bind(flags *pflag.FlagSet) {
+	flags.BoolVar(&c.dev, "dev", false, "run a private Postgres in the data directory; Ctrl-C stops all that was started")
+	flags.StringVar(&c.database, "database", "", "postgres:// URL of the database; needed without --dev")
+	c.bindData(flags)
+	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
+	flags.StringVar(&c.gatewayListen, "gateway-listen", "127.0.0.1:8065", "address of the gateway")
+	flags.StringVar(&c.gatewayDomain, "gateway-domain", "localhost", "domain under which installations are reached by name")
+	flags.StringSliceVar(&c.roles, "roles", []string{roleAPI, roleSupervisor, roleGateway, roleHost}, "what this process does")
+	flags.StringVar(&c.initPath, "init", "", "the init of linux guests (default: `init` beside this program)")
+	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
+	flags.StringVar(&c.logFormat, "log-format", "text", "text or json")
+	flags.IntVar(&c.databaseConns, "database-conns", 32, "connections to the database at most: half for the API, half for the supervisors")
+}
+
+// bindData binds what the doctor needs too.
+func (c *config) bindData(flags *pflag.FlagSet) {
+	flags.StringVar(&c.dataDir, "data-dir", defaultDataDir(), "directory for everything that is kept on this machine")
+	flags.StringVar(&c.accel, "accel", "auto", "auto (probes by booting a guest), kvm or tcg")
+	flags.StringVar(&c.qemu, "qemu", "", "the QEMU system emulator (default: qemu-system-x86_64 from the PATH)")
+	flags.StringVar(&c.network, "network", "auto", "auto (probes), bridge or user")
+	flags.StringVar(&c.addressPool, "address-pool", "10.77.0.0/20", "CIDR of the guests' network; it lies in a network namespace of its own")
+	flags.StringVar(&c.kernelPackages, "kernel-packages", "", "directory with the distribution's kernel package (*.deb), as scripts/fetch-kernel.sh leaves it")
+}
+
+// defaultDataDir is /var/lib/dormouse for root, $XDG_DATA_HOME/dormouse else.
+func defaultDataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/dormouse"
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "dormouse")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, ".local", "share", "dormouse")
+}
+
+func (c *config) has(role string) bool { return slices.Contains(c.roles, role) }
+
+func (c *config) check() error {
+	for _, r := range c.roles {
+		if !slices.Contains([]string{roleAPI, roleSupervisor, roleGateway, roleHost}, r) {
+			return fleet.Errorf(fleet.KindInvalid, "unknown role %q: the roles are api, supervisor, gateway and host", r)
+		}
+	}
+	switch {
+	case len(c.roles) == 0:
+		return fleet.Errorf(fleet.KindInvalid, "--roles is empty: name at least one of api, supervisor, gateway and host")
+	case c.dev && c.database != "":
+		return fleet.Errorf(fleet.KindInvalid, "--dev brings a database of its own: leave out --database, or leave out --dev")
+	case !c.dev && c.database == "":
+		return fleet.Errorf(fleet.KindInvalid, "name a database with --database postgres://…, or use --dev for a private one")
+	case c.has(roleHost) && !c.has(roleSupervisor):
+		return fleet.Errorf(fleet.KindInvalid, "role host needs role supervisor in the same process")
+	case c.has(roleGateway) && !c.has(roleHost):
+		return fleet.Errorf(fleet.KindInvalid, "role gateway needs role host in the same process: it reaches guests through the host's own network")
+	}
+	if c.has(roleAPI) {
+		if err := api.CheckListen(c.listen); err != nil {
+			return err
+		}
+	}
+	return c.checkDataDir()
+}
+
+func (c *config) checkDataDir() error {
+	if c.dataDir == "" {
+		return fleet.Errorf(fleet.KindInvalid, "name a data directory with --data-dir: there is no home directory to take one from")
+	}
+	abs, err := filepath.Abs(c.dataDir)
+	if err != nil {
+		return fmt.Errorf("finding the data directory: %w", err)
+	}
+	c.dataDir = abs
+	return nil
+}
+
+func (c *config) rolesText() string { return strings.Join(c.roles, ",") }

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/imagebuilder/linux"
+	"dormouse/internal/imagebuilder/linux/stock"
+)
+
+// guestKernel is the stock kernel with the init of our guests, or why there is none.
+type guestKernel struct {
+	kernel  *linux.Kernel
+	release string
+	err     error
+}
+
+// findKernel unpacks the newest kernel package that is offered into the data
+// directory, and makes the initrd that all images of this kernel share. A
+// missing kernel stops no start: the cluster's check and every create say so.
+func findKernel(ctx context.Context, d *dataDir, c config, log logrus.FieldLogger) guestKernel {
+	paths, release, err := prepareKernel(ctx, d, c, log)
+	if err != nil {
+		log.WithError(err).Warn("there is no kernel for guests yet")
+		missing := d.join("kernels", "missing")
+		paths = linux.Options{KernelPath: missing, InitrdPath: missing}
+	}
+	paths.Cmdline = stock.Cmdline
+	return guestKernel{kernel: linux.New(paths), release: release, err: err}
+}
+
+func prepareKernel(ctx context.Context, d *dataDir, c config, log logrus.FieldLogger) (linux.Options, string, error) {
+	var none linux.Options
+	init, err := readInit(c.initPath)
+	if err != nil {
+		return none, "", err
+	}
+	dir := d.join("kernels")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return none, "", fmt.Errorf("making the kernels' directory: %w", explainDisk(dir, err))
+	}
+	if c.kernelPackages != "" {
+		if err := unpackOnce(ctx, dir, c.kernelPackages); err != nil {
+			log.WithError(err).Warn("the kernel packages could not be unpacked")
+		}
+	}
+	k, err := stock.Find(dir)
+	if err != nil {
+		return none, "", fleet.Errorf(fleet.KindUnavailable,
+			"there is no guest kernel in %s: run scripts/fetch-kernel.sh DIR and start the provisioner with --kernel-packages DIR", dir)
+	}
+	initrd, err := makeInitrd(dir, k, init)
+	if err != nil {
+		return none, "", err
+	}
+	return linux.Options{KernelPath: k.BootPath(), InitrdPath: initrd}, k.Release, nil
+}
+
+// unpackOnce unpacks the newest kernel package in packages, unless it was the
+// last one unpacked: that takes seconds.
+func unpackOnce(ctx context.Context, dir, packages string) error {
+	debs, err := stock.FindPackages(packages)
+	if err != nil {
+		return err
+	}
+	var from strings.Builder
+	for _, deb := range debs {
+		info, err := os.Stat(deb)
+		if err != nil {
+			return fmt.Errorf("looking at the kernel package: %w", err)
+		}
+		fmt.Fprintf(&from, "%s %d %d\n", filepath.Base(deb), info.Size(), info.ModTime().UnixNano())
+	}
+	mark := filepath.Join(dir, "unpacked-from")
+	if was, err := os.ReadFile(mark); err == nil && string(was) == from.String() {
+		return nil
+	}
+	if _, err := stock.Unpack(ctx, dir, debs...); err != nil {
+		return explainDisk(dir, err)
+	}
+	return writeFile(mark, []byte(from.String()), 0o644)
+}
+
+func readInit(path string) ([]byte, error) {
+	if path == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("finding this program: %w", err)
+		}
+		path = filepath.Join(filepath.Dir(self), "init")
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fleet.Errorf(fleet.KindUnavailable, "reading the guests' init: %w: build it with `make build`, or name it with --init", err)
+	}
+	return b, nil
+}
+
+// makeInitrd writes the initrd of a kernel and an init once; its name tells both.
+func makeInitrd(dir string, k stock.Kernel, init []byte) (string, error) {
+	sum := sha256.New()
+	sum.Write([]byte(k.Digest))
+	sum.Write(init)
+	path := filepath.Join(dir, "initrd-"+hex.EncodeToString(sum.Sum(nil))[:16])
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("looking for the initrd: %w", err)
+	}
+	var b bytes.Buffer
+	if err := stock.BuildInitrd(&b, k.Dir, init); err != nil {
+		return "", err
+	}
+	return path, explainDisk(path, writeFile(path, b.Bytes(), 0o644))
+}

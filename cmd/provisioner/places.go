@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/sirupsen/logrus"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/imagebuilder"
+	"dormouse/internal/provider/kvm"
+	"dormouse/internal/provider/kvm/hostnet"
+	"dormouse/internal/provider/sim"
+	"dormouse/internal/store"
+	"dormouse/internal/supervisor/cluster"
+	"dormouse/internal/supervisor/installation"
+)
+
+// places are the providers of this process and what belongs to them.
+type places struct {
+	store   *store.Store
+	builder builder
+	images  *imagebuilder.Builder
+	kvm     *kvm.Provider
+	network hostnet.Network
+	sim     *sim.Provider
+	host    fleet.HostID
+	kernel  guestKernel
+	log     logrus.FieldLogger
+}
+
+// openPlaces opens the image builder and the providers, and adopts the
+// machines that run. changed is told of every instance that something happened to.
+func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log logrus.FieldLogger, changed func(fleet.InstanceID)) (*places, error) {
+	p := &places{store: st, host: d.host, log: log}
+	var err error
+	p.kernel = findKernel(ctx, d, c, log)
+	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: d.path, Kernels: []imagebuilder.Kernel{p.kernel.kernel}, Log: log}); err != nil {
+		return p, err
+	}
+	p.builder = builder{p.images}
+	if !c.has(roleHost) {
+		return p, nil
+	}
+	if p.sim, err = sim.New(sim.Options{Dir: d.join("sim"), OnChange: changed, Log: log}); err != nil {
+		return p, err
+	}
+	if p.network, err = openNetwork(ctx, c, d, log); err != nil {
+		return p, err
+	}
+	p.kvm, err = kvm.New(ctx, kvm.Options{
+		DataDir: d.join("host"), HostID: d.host, Images: p.images, Network: p.network, Log: log, OnChange: changed,
+		Accel: c.accel, QEMU: c.qemu, Resume: true,
+	})
+	return p, err
+}
+
+// openNetwork chooses between a bridge and forwarded loopback ports, by trying.
+func openNetwork(ctx context.Context, c config, d *dataDir, log logrus.FieldLogger) (hostnet.Network, error) {
+	mode, detail := c.network, "as asked"
+	if mode == "auto" {
+		mode, detail = hostnet.Detect(ctx)
+	}
+	log.WithFields(logrus.Fields{"network": mode, "detail": detail}).Info("the guests' network")
+	switch mode {
+	case hostnet.ModeBridge:
+		return hostnet.NewBridge(hostnet.Options{Name: hostnet.NameFor(d.path), Pool: c.addressPool, Log: log})
+	case hostnet.ModeUser:
+		return hostnet.NewUser(hostnet.Options{StateDir: d.path, Log: log})
+	}
+	return nil, fleet.Errorf(fleet.KindInvalid, "--network %q is neither auto, bridge nor user", c.network)
+}
+
+// configure tells the simulator of the clusters that it is to serve.
+func (p *places) configure(ctx context.Context) error {
+	if p.sim == nil {
+		return nil
+	}
+	clusters, err := p.store.ListClusters(ctx, fleet.Page{Limit: 10_000})
+	if err != nil {
+		return err
+	}
+	for _, c := range clusters {
+		if c.Provider != fleet.ProviderSim {
+			continue
+		}
+		if err := p.sim.Configure(c.Cluster); err != nil {
+			p.log.WithError(err).WithField("cluster", c.Name).Error("configuring the simulator")
+		}
+	}
+	return nil
+}
+
+// close leaves the machines running, or stops them all.
+func (p *places) close(ctx context.Context, stop bool) error {
+	var errs []error
+	if p.kvm != nil {
+		if stop {
+			p.log.Info("stopping the virtual machines")
+			errs = append(errs, p.kvm.Shutdown(ctx))
+		} else {
+			errs = append(errs, p.kvm.Close())
+		}
+	}
+	if p.network != nil {
+		if stop {
+			errs = append(errs, p.network.Remove(ctx))
+		}
+		errs = append(errs, p.network.Close())
+	}
+	if p.sim != nil {
+		errs = append(errs, p.sim.Close())
+	}
+	if p.images != nil {
+		p.images.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// installation and cluster give the workflows what they need of each provider.
+func (p *places) installation() map[fleet.ProviderKind]installation.Place {
+	if p.kvm == nil {
+		return nil
+	}
+	return map[fleet.ProviderKind]installation.Place{
+		fleet.ProviderKVM: {Provider: p.kvm, Images: p.images, Local: true},
+		fleet.ProviderSim: {Provider: p.sim, Images: noImages{}},
+	}
+}
+
+func (p *places) cluster() map[fleet.ProviderKind]cluster.Provider {
+	if p.kvm == nil {
+		return nil
+	}
+	return map[fleet.ProviderKind]cluster.Provider{
+		fleet.ProviderKVM: hostCheck{p}, fleet.ProviderSim: p.sim,
+	}
+}
+
+// hostCheck adds to the provider's own check what only the composition knows.
+type hostCheck struct{ p *places }
+
+// Check implements cluster.Provider.
+func (h hostCheck) Check(ctx context.Context, c fleet.Cluster) (fleet.CheckReport, error) {
+	report, err := h.p.kvm.Check(ctx, c)
+	if err != nil {
+		return report, err
+	}
+	report.Items = append(report.Items, h.p.kernelItem())
+	clusters, err := h.p.store.ListClusters(ctx, fleet.Page{Limit: 10_000})
+	if err != nil {
+		return report, err
+	}
+	item := fleet.CheckItem{Name: "host", OK: true, Detail: "this machine belongs to no other cluster"}
+	for _, other := range clusters {
+		for _, host := range other.Hosts {
+			if other.ID != c.ID && host.ID == h.p.host {
+				item.OK, item.Detail = false, fmt.Sprintf("this machine belongs to cluster %s already", other.Name)
+				item.Mend = "cloudctl cluster delete " + other.Name
+			}
+		}
+	}
+	report.Items = append(report.Items, item)
+	return report, nil
+}
+
+func (p *places) kernelItem() fleet.CheckItem {
+	if p.kernel.err != nil {
+		return fleet.CheckItem{Name: "guest kernel", Detail: p.kernel.err.Error(),
+			Mend: "scripts/fetch-kernel.sh DIR; provisioner server --kernel-packages DIR"}
+	}
+	return fleet.CheckItem{Name: "guest kernel", OK: true, Detail: p.kernel.release}
+}
+
+// Console implements api.Consoles.
+func (p *places) Console(ctx context.Context, i fleet.Instance, o fleet.ConsoleOptions) (io.ReadCloser, error) {
+	if p.kvm == nil {
+		return nil, fleet.Errorf(fleet.KindUnavailable, "this process has no host: ask one with --roles host")
+	}
+	ref := fleet.InstanceRef{ID: i.ID, ClusterID: i.ClusterID, HostID: i.HostID, ProviderRef: i.ProviderRef}
+	if i.HostID == p.host {
+		return p.kvm.Console(ctx, ref, o)
+	}
+	return p.sim.Console(ctx, ref, o)
+}
+
+// dial reaches an instance of this host.
+func (p *places) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return p.network.DialContext(ctx, network, address)
+}
+
+// builder is the image builder as the API sees it.
+type builder struct{ b *imagebuilder.Builder }
+
+// Import implements api.Packages.
+func (b builder) Import(ctx context.Context, r io.Reader, name, version string) (fleet.Package, error) {
+	return b.b.Import(ctx, r, imagebuilder.ImportOptions{Name: name, Version: version})
+}
+
+// RemovePackage implements api.Packages.
+func (b builder) RemovePackage(digest string) error {
+	return b.b.RemovePackage(context.Background(), digest)
+}
+
+// noImages names images for the simulator, which has no use for their files.
+type noImages struct{}
+
+// Ensure implements installation.Images.
+func (noImages) Ensure(_ context.Context, p fleet.Package) (fleet.ImageID, error) {
+	sum := sha256.Sum256([]byte("sim:" + p.Digest))
+	return fleet.ImageID(hex.EncodeToString(sum[:])), nil
+}

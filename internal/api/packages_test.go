@@ -1,0 +1,139 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/require"
+
+	"dormouse/client"
+	"dormouse/internal/fleet"
+)
+
+var gzipped = header{"Content-Type", "application/gzip"}
+
+func (h *harness) upload(t *testing.T, name, version, content string) client.Package {
+	t.Helper()
+	return call[client.Package](t, h, http.StatusCreated, "POST", "/api/v1/packages?name="+name+"&version="+version, content, gzipped)
+}
+
+func TestPackages(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	p := h.upload(t, "workspace", "1.0", "content")
+	require.Equal(t, "/workspace", p.Program)
+	require.Equal(t, []string{"imports fork"}, p.Warnings)
+	require.Equal(t, p, h.upload(t, "workspace", "1.0", "content"), "the same again is the same package")
+	require.Equal(t, p, call[client.Package](t, h, http.StatusOK, "GET", "/api/v1/packages/workspace@1.0", ""))
+	require.Equal(t, p, call[client.Package](t, h, http.StatusOK, "GET", "/api/v1/packages/"+p.ID, ""))
+	other := call[client.Package](t, h, http.StatusCreated, "POST", "/api/v1/packages?name=other&version=2", "x", gzipped, header{"Idempotency-Key", "k"})
+	require.Contains(t, h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages?name=other", "y", gzipped).Detail, "?version=",
+		"this fake's manifest names no version")
+	page := call[client.Page[client.Package]](t, h, http.StatusOK, "GET", "/api/v1/packages?limit=1", "")
+	require.NotEmpty(t, page.NextCursor)
+	page = call[client.Page[client.Package]](t, h, http.StatusOK, "GET", "/api/v1/packages?limit=1&cursor="+page.NextCursor, "")
+	require.Equal(t, other, page.Items[0])
+}
+
+func TestPackageRefusals(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, func(o *Options) { o.MaxPackageBytes = 10 })
+	h.refused(t, http.StatusUnsupportedMediaType, "POST", "/api/v1/packages", "x")
+	require.Equal(t, "query.name", h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages?name=..%2Fetc", "x", gzipped).Field)
+	require.Equal(t, "query.name", h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages?name=", "x", gzipped).Field)
+	require.Equal(t, "query.version", h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages?version=a@b", "x", gzipped).Field)
+	h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages?nmae=x", "x", gzipped)
+	h.refused(t, http.StatusRequestEntityTooLarge, "POST", "/api/v1/packages", "more than ten", gzipped)
+	h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages", "x", gzipped, header{"Idempotency-Key", "\x01"})
+
+	r := request("POST", "/api/v1/packages", "x", gzipped)
+	r.Body = io.NopCloser(iotest.ErrReader(io.ErrUnexpectedEOF))
+	require.Equal(t, http.StatusBadRequest, h.do(t, r).Code)
+
+	h.packages.err = fleet.Errorf(fleet.KindInvalid, "the archive holds ../etc/passwd: paths must stay inside")
+	require.Contains(t, h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages", "x", gzipped).Detail, "../etc/passwd")
+	h.packages.err = errors.New("disk full at /var/lib")
+	require.NotContains(t, h.refused(t, http.StatusInternalServerError, "POST", "/api/v1/packages", "x", gzipped).Detail, "/var")
+	h.refused(t, http.StatusNotFound, "GET", "/api/v1/packages/a@b@c", "")
+}
+
+// Content whose record is refused is let go, unless another package has the same.
+func TestContentWithoutARecordIsLetGo(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.upload(t, "a", "1", "one")
+	kept := h.upload(t, "b", "1", "two")
+	h.refused(t, http.StatusConflict, "POST", "/api/v1/packages?name=a&version=1", "three", gzipped)
+	require.Equal(t, []string{fleet.DeriveID("three")}, h.packages.removed)
+	h.refused(t, http.StatusConflict, "POST", "/api/v1/packages?name=a&version=1", "two", gzipped)
+	require.True(t, h.packages.content[kept.Digest])
+
+	h.store.setFail(fleet.Errorf(fleet.KindUnavailable, "no database"))
+	h.refused(t, http.StatusServiceUnavailable, "POST", "/api/v1/packages?name=c&version=1", "four", gzipped)
+	require.True(t, h.packages.content[fleet.DeriveID("four")], "nobody knows whether it is used")
+}
+
+func TestDeletePackage(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	one, same := h.upload(t, "a", "1.0", "content"), h.upload(t, "b", "1.0", "content")
+	p := h.refused(t, http.StatusBadRequest, "DELETE", "/api/v1/packages/a", "")
+	require.Contains(t, p.Detail, "a@VERSION")
+	h.refused(t, http.StatusPreconditionFailed, "DELETE", "/api/v1/packages/a@1.0", "", header{"If-Match", `"1"`})
+	require.Equal(t, http.StatusNoContent, h.call(t, "DELETE", "/api/v1/packages/a@1.0", "").Code)
+	require.True(t, h.packages.content[one.Digest], "b has the same content")
+	require.Equal(t, http.StatusNoContent, h.call(t, "DELETE", "/api/v1/packages/"+same.ID, "").Code)
+	require.False(t, h.packages.content[one.Digest])
+	h.refused(t, http.StatusNotFound, "DELETE", "/api/v1/packages/a@1.0", "")
+
+	h.upload(t, "workspace", "1.0", "content")
+	h.acme(t, fleet.StateStable)
+	require.Equal(t, "not-accepted", h.refused(t, http.StatusConflict, "DELETE", "/api/v1/packages/workspace@1.0", "").Kind)
+}
+
+// Content is not removed while an upload may be about to record the same.
+func TestDeletionWaitsForUploads(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.upload(t, "a", "1.0", "content")
+	reading, goOn := make(chan struct{}), make(chan struct{})
+	h.packages.reading = func() { close(reading); <-goOn }
+	uploaded, deleted := make(chan int, 1), make(chan int, 1)
+	go func() {
+		w := httptest.NewRecorder()
+		h.handler.ServeHTTP(w, request("POST", "/api/v1/packages?name=b&version=1.0", "content", gzipped))
+		uploaded <- w.Code
+	}()
+	<-reading
+	h.packages.reading = nil
+	go func() {
+		w := httptest.NewRecorder()
+		h.handler.ServeHTTP(w, request("DELETE", "/api/v1/packages/a@1.0", ""))
+		deleted <- w.Code
+	}()
+	require.Eventually(t, func() bool {
+		_, err := h.store.Package(context.Background(), "a@1.0")
+		return err != nil // its record is gone
+	}, waitFor, tick)
+	close(goOn)
+	require.Equal(t, http.StatusCreated, <-uploaded)
+	require.Equal(t, http.StatusNoContent, <-deleted)
+	require.True(t, h.packages.content[fleet.DeriveID("content")])
+}
+
+func TestPackageNames(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"a", "workspace", "a.b-c_d", "7zip"} {
+		require.NoError(t, checkPackageRef(s))
+		require.NoError(t, checkPackageRef(s+"@2.0.18-1+deb12u1"))
+	}
+	for _, s := range []string{"", "A", "-a", "a-", "a@", "@1", "a@1@2", "a b", "a/b", "a@-1", strings.Repeat("a", 64), "a@" + strings.Repeat("1", 64)} {
+		require.Error(t, checkPackageRef(s), s)
+	}
+}

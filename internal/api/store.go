@@ -1,0 +1,56 @@
+package api
+
+import (
+	"context"
+
+	"dormouse/internal/fleet"
+)
+
+// Store is what the API needs of the database. Every method is one
+// transaction. Errors are fleet.Errors: KindNotFound, KindConflict (a name that
+// is taken, or an idempotency key used for another request), KindNotAccepted,
+// KindStale (If-Match), KindCapacity, KindUnavailable (no database).
+//
+// An empty owner sees every owner's installations.
+type Store interface {
+	CreateInstallation(ctx context.Context, in NewInstallation) (Accepted, error)
+	// ChangeInstallation accepts one request on an installation that exists.
+	ChangeInstallation(ctx context.Context, in Change) (Accepted, error)
+	// Installation finds by ID, or by name among those not deleted.
+	Installation(ctx context.Context, owner, idOrName string) (InstallationView, error)
+	ListInstallations(ctx context.Context, q InstallationQuery) ([]InstallationView, error)
+
+	CreateCluster(ctx context.Context, in NewCluster) (ClusterView, error)
+	DeleteCluster(ctx context.Context, idOrName string, key IdempotencyKey) (ClusterView, error)
+	Cluster(ctx context.Context, idOrName string) (ClusterView, error)
+	ListClusters(ctx context.Context, page Page) ([]ClusterView, error)
+
+	// CreatePackage records a package. One with the same name, version and
+	// digest is returned as it is; another digest is KindConflict.
+	CreatePackage(ctx context.Context, p fleet.Package) (fleet.Package, error)
+	// DeletePackage refuses with KindNotAccepted while an installation wants or runs it.
+	DeletePackage(ctx context.Context, idOrRef string) error
+	// Package finds by ID, name@version, or name (the newest).
+	Package(ctx context.Context, idOrRef string) (fleet.Package, error)
+	ListPackages(ctx context.Context, page Page) ([]fleet.Package, error)
+
+	Operation(ctx context.Context, id fleet.OperationID) (fleet.Operation, error)
+	ListOperations(ctx context.Context, q OperationQuery) ([]fleet.Operation, error)
+
+	// Ping fails unless the database accepts writes.
+	Ping(ctx context.Context) error
+}
+
+// What the store takes and returns.
+type (
+	IdempotencyKey    = fleet.IdempotencyKey
+	NewInstallation   = fleet.NewInstallation
+	Change            = fleet.Change
+	NewCluster        = fleet.NewCluster
+	Accepted          = fleet.Accepted
+	InstallationView  = fleet.InstallationView
+	ClusterView       = fleet.ClusterView
+	Page              = fleet.Page
+	InstallationQuery = fleet.InstallationQuery
+	OperationQuery    = fleet.OperationQuery
+)

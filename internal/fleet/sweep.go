@@ -1,0 +1,84 @@
+package fleet
+
+import (
+	"fmt"
+	"time"
+)
+
+// ExpectedInstance is what the store says of one instance, for the sweep to
+// compare with the provider's list. It is small, because a sweep reads all of
+// a cluster's at once.
+type ExpectedInstance struct {
+	ID               InstanceID
+	InstallationID   InstallationID
+	InstallationName string
+	HostID           HostID
+	ProviderRef      string
+	Power            Power
+	Serving          bool
+	// OperationActive tells that an operation is at work on the installation:
+	// what looks wrong may be on its way, and is left alone.
+	OperationActive bool
+	State           State
+	// ChangedAt is when the installation's row was last written.
+	ChangedAt time.Time
+}
+
+// ExpectedVolume is what the store says of one volume, for the sweep.
+type ExpectedVolume struct {
+	ID                 VolumeID
+	InstallationID     InstallationID
+	InstallationName   string
+	HostID             HostID
+	ProviderRef        string
+	SizeMiB            int
+	AttachedInstanceID InstanceID
+	OperationActive    bool
+	State              State
+	// ChangedAt is when the installation's row was last written.
+	ChangedAt time.Time
+}
+
+// Route is where the gateway finds an installation.
+type Route struct {
+	InstallationID InstallationID
+	Name           string
+	State          State
+	// Address is host:port of the serving instance's first HTTP port, or else of
+	// its first port; empty while nothing serves.
+	Address string
+}
+
+// FirstEndpoint returns where the gateway's URL leads: the first HTTP port, or
+// else the first port; false where there is none.
+func FirstEndpoint(endpoints []Endpoint) (Endpoint, bool) {
+	for _, e := range endpoints {
+		if e.Protocol == ProtocolHTTP {
+			return e, true
+		}
+	}
+	if len(endpoints) == 0 {
+		return Endpoint{}, false
+	}
+	return endpoints[0], true
+}
+
+// String says in one line, for people, how a program ended.
+func (x Exit) String() string {
+	how := fmt.Sprintf("the program ended with exit code %d", x.Code)
+	if x.Signal != "" {
+		how = "the program was ended by signal " + x.Signal
+	}
+	switch x.Reason {
+	case ReasonCrashLoop:
+		how = "the program kept ending; the last time, " + how
+	case ReasonGuestPanic:
+		how = "the guest's kernel panicked"
+	case ReasonHostLost:
+		how = "the virtual machine went away with its host"
+	}
+	if n := len(x.LastLines); n > 0 {
+		how += "; its last line was: " + x.LastLines[n-1]
+	}
+	return how
+}

@@ -1,0 +1,98 @@
+package sim
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"dormouse/internal/fleet"
+)
+
+// Call names a method of the provider.
+type Call string
+
+// The calls.
+const (
+	CallEnsure       Call = "ensure"
+	CallObserve      Call = "observe"
+	CallPowerOn      Call = "power-on"
+	CallPowerOff     Call = "power-off"
+	CallDelete       Call = "delete"
+	CallList         Call = "list"
+	CallCheck        Call = "check"
+	CallEnsureVolume Call = "ensure-volume"
+	CallDeleteVolume Call = "delete-volume"
+	CallListVolumes  Call = "list-volumes"
+)
+
+// Effect is what a call changed.
+type Effect string
+
+// The effects; empty is none.
+const (
+	EffectNone    Effect = ""
+	EffectCreated Effect = "created"
+	EffectPowered Effect = "powered"
+	EffectDeleted Effect = "deleted"
+	EffectGrown   Effect = "grown"
+	// EffectEpoch: nothing but the highest epoch seen has changed.
+	EffectEpoch Effect = "epoch"
+)
+
+// Entry is one call as the ledger remembers it.
+type Entry struct {
+	// Seq counts the calls from 1, in the order in which they ended.
+	Seq     uint64
+	At      time.Time
+	Cluster fleet.ClusterID
+	Call    Call
+	// Object is the instance's, volume's or cluster's ID.
+	Object string
+	Epoch  fleet.Epoch
+	// Attempt counts this call on this object from 1; 0 where nothing is ever
+	// drawn in this cluster, and so nothing is counted.
+	Attempt uint32
+	Effect  Effect
+	// Fault is the one that was injected; empty is none.
+	Fault Fault
+	// Kind is the kind of the error that was returned; empty is none.
+	Kind fleet.ErrorKind
+}
+
+// ledger keeps the last calls in a ring.
+type ledger struct {
+	mu   sync.Mutex
+	ring []Entry
+	size int
+	seq  uint64
+}
+
+func (l *ledger) add(e Entry) {
+	if l.size <= 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seq++
+	e.Seq = l.seq
+	if len(l.ring) < l.size {
+		l.ring = append(l.ring, e)
+		return
+	}
+	l.ring[(l.seq-1)%uint64(l.size)] = e
+}
+
+// Ledger returns the last calls (Options.LedgerSize of them at most), oldest
+// first. Where the first Seq is not 1, older ones have been dropped.
+func (p *Provider) Ledger() []Entry {
+	p.ledger.mu.Lock()
+	defer p.ledger.mu.Unlock()
+	entries := slices.Clone(p.ledger.ring)
+	slices.SortFunc(entries, func(a, b Entry) int {
+		if a.Seq < b.Seq {
+			return -1
+		}
+		return 1
+	})
+	return entries
+}
