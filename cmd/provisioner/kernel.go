@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/sirupsen/logrus"
 
@@ -51,7 +50,11 @@ func prepareKernel(ctx context.Context, d *dataDir, c config, log logrus.FieldLo
 		return none, "", fmt.Errorf("making the kernels' directory: %w", explainDisk(dir, err))
 	}
 	if c.kernelPackages != "" {
-		if err := unpackOnce(ctx, dir, c.kernelPackages); err != nil {
+		debs, err := stock.FindPackages(c.kernelPackages)
+		if err == nil {
+			_, err = stock.Unpack(ctx, dir, debs...)
+		}
+		if err != nil {
 			log.WithError(err).Warn("the kernel packages could not be unpacked")
 		}
 	}
@@ -65,31 +68,6 @@ func prepareKernel(ctx context.Context, d *dataDir, c config, log logrus.FieldLo
 		return none, "", err
 	}
 	return linux.Options{KernelPath: k.BootPath(), InitrdPath: initrd}, k.Release, nil
-}
-
-// unpackOnce unpacks the newest kernel package in packages, unless it was the
-// last one unpacked: that takes seconds.
-func unpackOnce(ctx context.Context, dir, packages string) error {
-	debs, err := stock.FindPackages(packages)
-	if err != nil {
-		return err
-	}
-	var from strings.Builder
-	for _, deb := range debs {
-		info, err := os.Stat(deb)
-		if err != nil {
-			return fmt.Errorf("looking at the kernel package: %w", err)
-		}
-		fmt.Fprintf(&from, "%s %d %d\n", filepath.Base(deb), info.Size(), info.ModTime().UnixNano())
-	}
-	mark := filepath.Join(dir, "unpacked-from")
-	if was, err := os.ReadFile(mark); err == nil && string(was) == from.String() {
-		return nil
-	}
-	if _, err := stock.Unpack(ctx, dir, debs...); err != nil {
-		return explainDisk(dir, err)
-	}
-	return writeFile(mark, []byte(from.String()), 0o644)
 }
 
 func readInit(path string) ([]byte, error) {

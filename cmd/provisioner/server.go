@@ -287,4 +287,3 @@ func migrateCommand() *cobra.Command {
 	cmd.Flags().StringVar(&url, "database", "", "postgres:// URL of the database")
 	return cmd
 }
-

@@ -64,7 +64,7 @@ func (s *server) accepted() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-_ = ctx
+	_ = ctx
 }
 
 // startSupervision begins what only one process of all does at a time.

@@ -173,9 +173,9 @@ func TestFirstOpenersAgree(t *testing.T) {
 func TestDeriveIsStableAndDiffersByPurpose(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	box, err := Open(dir)
+	box, err := sealed.Open(dir)
 	require.NoError(t, err)
-	again, err := Open(dir)
+	again, err := sealed.Open(dir)
 	require.NoError(t, err)
 	a, err := box.Derive("a")
 	require.NoError(t, err)
