@@ -1,0 +1,231 @@
+package imagebuilder
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/imagebuilder/source"
+)
+
+// recordName is the file in an image's directory that says what it was made from.
+const recordName = "image.json"
+
+type record struct {
+	Kernel         fleet.KernelKind `json:"kernel"`
+	KernelDigest   string           `json:"kernel_digest"`
+	PackageDigest  string           `json:"package_digest"`
+	BuilderVersion string           `json:"builder_version"`
+}
+
+// id names an image: the hex SHA-256 over package digest, kernel digest and
+// builder version, each ended by a zero byte.
+func (r record) id() fleet.ImageID {
+	sum := sha256.Sum256([]byte(r.PackageDigest + "\x00" + string(r.Kernel) + ":" + r.KernelDigest + "\x00" + r.BuilderVersion + "\x00"))
+	return fleet.ImageID(hex.EncodeToString(sum[:]))
+}
+
+// Ensure sees to it that the package's image for its kernel is there, and
+// returns its ID. It builds at most once however many ask; a build goes on
+// when those who asked have gone, so that asking again finds it done.
+//
+// KindPermanent with fleet.ReasonImageBuild: trying again can't help.
+// KindCapacity: the disk is full. KindUnavailable: a tool or kernel is missing.
+func (b *Builder) Ensure(ctx context.Context, p fleet.Package) (fleet.ImageID, error) {
+	k, err := b.kernel(p.Kernel)
+	if err != nil {
+		return "", fleet.Failure(fleet.ReasonImageBuild, "building the image of %s@%s: %w", p.Name, p.Version, err)
+	}
+	if !digestPattern.MatchString(p.Digest) {
+		return "", fleet.Failure(fleet.ReasonImageBuild, "building the image of %s@%s: %q is no package digest", p.Name, p.Version, p.Digest)
+	}
+	kernelDigest, err := k.Digest(ctx)
+	if err != nil {
+		return "", fmt.Errorf("building the image of %s@%s: %w", p.Name, p.Version, err)
+	}
+	rec := record{Kernel: p.Kernel, KernelDigest: kernelDigest, PackageDigest: p.Digest, BuilderVersion: Version}
+	id := rec.id()
+	if have, err := b.have(id); have || err != nil {
+		return id, err
+	}
+	done := b.flights.DoChan(string(id), func() (any, error) {
+		if !b.begin() {
+			return nil, fleet.Errorf(fleet.KindUnavailable, "the image builder is shutting down: ask again")
+		}
+		defer b.running.Done()
+		return nil, b.build(k, rec, p)
+	})
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case result := <-done:
+		if result.Err != nil {
+			return "", fmt.Errorf("building the image of %s@%s: %w", p.Name, p.Version, result.Err)
+		}
+		return id, nil
+	}
+}
+
+// build makes the image in a work directory and gives it its name.
+func (b *Builder) build(k Kernel, rec record, p fleet.Package) (err error) {
+	ctx, id := b.life, rec.id()
+	select {
+	case b.builds <- struct{}{}:
+		defer func() { <-b.builds }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fleet.Failure(fleet.ReasonImageBuild, "the kernel %s panicked: %v", rec.Kernel, r)
+		}
+	}()
+	work, err := b.acquireWorkDir(ctx, "image-"+string(id))
+	if err != nil {
+		return storageError("making room for the image", err)
+	}
+	defer func() { err = errors.Join(err, storageError("removing the work directory", work.release())) }()
+	if have, err := b.have(id); have || err != nil { // another process was faster
+		return err
+	}
+	log := b.log.WithFields(logrus.Fields{"image": id, "package": p.Name, "version": p.Version, "kernel": rec.Kernel})
+	begun := time.Now()
+	src, err := source.Open(b.packagePath(rec.PackageDigest), rec.PackageDigest, b.limits)
+	if err != nil {
+		return permanent(err)
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	p.Manifest = src.Manifest // what the digest stands for, whatever the row says
+	if err := k.Build(ctx, BuildInput{Package: p, KernelDigest: rec.KernelDigest, Tree: src.Tree}, work.path); err != nil {
+		return storageError("building", err)
+	}
+	body, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(work.path, recordName), append(body, '\n'), 0o644); err != nil {
+		return storageError("writing the image", err)
+	}
+	if err := syncTree(work.path); err != nil {
+		return storageError("writing the image", err)
+	}
+	if _, err := rename(work.path, b.imagePath(id)); err != nil {
+		return storageError("writing the image", err)
+	}
+	// RemovePackage takes the package away first and looks for images then: what
+	// it could not see yet is for us to remove.
+	if _, err := os.Stat(b.packagePath(rec.PackageDigest)); errors.Is(err, fs.ErrNotExist) {
+		if err := os.Rename(b.imagePath(id), work.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return storageError("removing the image of a removed package", err)
+		}
+		return fleet.Failure(fleet.ReasonImageBuild, "the package was removed while its image was built: create it again")
+	}
+	log.WithField("seconds", time.Since(begun).Seconds()).Info("built an image")
+	return nil
+}
+
+// permanent gives a package that can't be read the reason that a failed state records.
+func permanent(err error) error {
+	switch fleet.KindOf(err) {
+	case fleet.KindPermanent, fleet.KindInvalid, fleet.KindNotFound:
+		return fleet.Failure(fleet.ReasonImageBuild, "%w", err)
+	}
+	return err
+}
+
+// Files tells where an image's files lie. KindNotFound: there is no such image here, call Ensure.
+func (b *Builder) Files(_ context.Context, id fleet.ImageID) (fleet.ImageFiles, error) {
+	rec, err := b.record(id)
+	if err != nil {
+		return fleet.ImageFiles{}, err
+	}
+	k, err := b.kernel(rec.Kernel)
+	if err != nil {
+		return fleet.ImageFiles{}, fmt.Errorf("finding the image %s: %w", id, err)
+	}
+	files, err := k.Files(b.imagePath(id))
+	if err != nil {
+		return fleet.ImageFiles{}, fmt.Errorf("finding the image %s: %w", id, err)
+	}
+	files.ID, files.Kernel = id, rec.Kernel
+	return files, nil
+}
+
+// RemovePackage removes a package and the images built from it. The caller sees
+// to it that no installation wants or runs it. What is not there is no error.
+func (b *Builder) RemovePackage(ctx context.Context, digest string) error {
+	if !digestPattern.MatchString(digest) {
+		return fleet.InvalidField("digest", "%q is no package digest: it has 64 hexadecimal digits", digest)
+	}
+	// The package first: from then on nobody can build from it.
+	if err := os.Remove(b.packagePath(digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return storageError("removing the package", err)
+	}
+	images, err := os.ReadDir(filepath.Join(b.dir, "images"))
+	if err != nil {
+		return storageError("removing the package's images", err)
+	}
+	for _, entry := range images {
+		id := fleet.ImageID(entry.Name())
+		if rec, err := b.record(id); err != nil || rec.PackageDigest != digest {
+			continue
+		}
+		if err := b.removeImage(ctx, id); err != nil {
+			return storageError("removing the package's images", err)
+		}
+	}
+	return nil
+}
+
+// removeImage takes the image's name away in one step, then its files.
+func (b *Builder) removeImage(ctx context.Context, id fleet.ImageID) (err error) {
+	work, err := b.acquireWorkDir(ctx, "image-"+string(id))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, work.release()) }()
+	if err := os.Rename(b.imagePath(id), filepath.Join(work.path, "removed")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (b *Builder) record(id fleet.ImageID) (record, error) {
+	var rec record
+	if !digestPattern.MatchString(string(id)) {
+		return rec, fleet.Errorf(fleet.KindNotFound, "there is no image %q", id)
+	}
+	body, err := os.ReadFile(filepath.Join(b.imagePath(id), recordName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return rec, fleet.Errorf(fleet.KindNotFound, "there is no image %s on this host: build it first", id)
+	}
+	if err != nil {
+		return rec, storageError("reading the image's record", err)
+	}
+	if err := json.Unmarshal(body, &rec); err != nil {
+		return rec, fleet.Errorf(fleet.KindInternal, "reading the image's record: %w", err)
+	}
+	return rec, nil
+}
+
+func (b *Builder) have(id fleet.ImageID) (bool, error) {
+	_, err := b.record(id)
+	if fleet.KindOf(err) == fleet.KindNotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (b *Builder) imagePath(id fleet.ImageID) string {
+	return filepath.Join(b.dir, "images", string(id))
+}

@@ -1,0 +1,185 @@
+package linux
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/imagebuilder"
+)
+
+// format names how this package lays an image out; raise it with every change
+// that gives other bytes.
+const format = "squashfs-lz4-1"
+
+// Names in an image's directory.
+const (
+	rootName    = "root.squashfs"
+	kernelName  = "kernel"
+	initrdName  = "initrd"
+	cmdlineName = "cmdline"
+)
+
+// Options configure a Kernel.
+type Options struct {
+	// KernelPath is a kernel that QEMU boots (bzImage, or ELF with a PVH note), InitrdPath an initrd with the guest's init; both absolute.
+	KernelPath, InitrdPath string
+	// Cmdline is the kernel's command line, less what the provider adds.
+	Cmdline string
+	// Mksquashfs is the tool's path; empty finds it in the PATH.
+	Mksquashfs string
+}
+
+// Kernel is the linux kernel as the image builder sees it.
+type Kernel struct {
+	o Options
+
+	mu     sync.Mutex
+	hashes map[string]hashed // by path
+}
+
+// hashed is a file's digest, and what the file looked like when it was taken.
+type hashed struct {
+	size     int64
+	modified time.Time
+	info     os.FileInfo
+	digest   string
+}
+
+var _ imagebuilder.Kernel = (*Kernel)(nil)
+
+// New returns a Kernel. The files are looked at only when they are needed, so
+// that one may still be fetched: until then Digest is KindUnavailable.
+func New(o Options) *Kernel {
+	return &Kernel{o: o, hashes: map[string]hashed{}}
+}
+
+// Kind implements imagebuilder.Kernel.
+func (k *Kernel) Kind() fleet.KernelKind { return fleet.KernelLinux }
+
+// Digest implements imagebuilder.Kernel: it names kernel, initrd, command line and format.
+func (k *Kernel) Digest(context.Context) (string, error) {
+	vmlinuz, err := k.hash(k.o.KernelPath)
+	if err != nil {
+		return "", unavailable(err)
+	}
+	initrd, err := k.hash(k.o.InitrdPath)
+	if err != nil {
+		return "", unavailable(err)
+	}
+	return digest(vmlinuz, initrd, k.o.Cmdline), nil
+}
+
+func digest(vmlinuz, initrd, cmdline string) string {
+	sum := sha256.Sum256([]byte(format + "\x00" + vmlinuz + "\x00" + initrd + "\x00" + cmdline))
+	return hex.EncodeToString(sum[:])
+}
+
+func unavailable(err error) error {
+	return fleet.Errorf(fleet.KindUnavailable, "reading the guest's kernel, which `make run` or scripts/fetch-kernel.sh fetches: %w", err)
+}
+
+// hash returns a file's SHA-256, read again only when the file has changed.
+func (k *Kernel) hash(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	k.mu.Lock()
+	have, ok := k.hashes[path]
+	k.mu.Unlock()
+	if ok && have.size == info.Size() && have.modified.Equal(info.ModTime()) && os.SameFile(have.info, info) {
+		return have.digest, nil
+	}
+	sum, err := hashFile(path)
+	if err != nil {
+		return "", err
+	}
+	k.mu.Lock()
+	k.hashes[path] = hashed{info.Size(), info.ModTime(), info, sum}
+	k.mu.Unlock()
+	return sum, nil
+}
+
+func hashFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// Build implements imagebuilder.Kernel.
+func (k *Kernel) Build(ctx context.Context, in imagebuilder.BuildInput, dir string) error {
+	var sums []string
+	for _, f := range []struct{ from, to string }{{k.o.KernelPath, kernelName}, {k.o.InitrdPath, initrdName}} {
+		to := filepath.Join(dir, f.to)
+		if err := linkOrCopy(f.from, to); err != nil {
+			return fmt.Errorf("adding %s to the image: %w", f.to, err)
+		}
+		sum, err := hashFile(to)
+		if err != nil {
+			return fmt.Errorf("reading the image's %s: %w", f.to, err)
+		}
+		sums = append(sums, sum)
+	}
+	if digest(sums[0], sums[1], k.o.Cmdline) != in.KernelDigest {
+		return fleet.Errorf(fleet.KindUnavailable, "the guest's kernel was replaced while the image was built: ask again")
+	}
+	if err := os.WriteFile(filepath.Join(dir, cmdlineName), []byte(k.o.Cmdline), 0o644); err != nil {
+		return fmt.Errorf("writing the image's command line: %w", err)
+	}
+	tree := in.Tree.Clone()
+	if err := addMountPoints(tree, in.Package.Manifest.Persist); err != nil {
+		return fleet.Failure(fleet.ReasonImageBuild, "the package leaves no room for the guest's own mounts: %w", err)
+	}
+	return squash(ctx, k.o.Mksquashfs, tree, filepath.Join(dir, rootName))
+}
+
+// linkOrCopy makes to the same file as from, or a copy of it where links can't
+// go (another file system, or a file of another user).
+func linkOrCopy(from, to string) error {
+	if err := os.Link(from, to); err == nil {
+		return nil
+	} else if errors.Is(err, fs.ErrNotExist) {
+		return unavailable(err)
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return unavailable(err)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// Files implements imagebuilder.Kernel.
+func (k *Kernel) Files(dir string) (fleet.ImageFiles, error) {
+	cmdline, err := os.ReadFile(filepath.Join(dir, cmdlineName))
+	if err != nil {
+		return fleet.ImageFiles{}, fleet.Errorf(fleet.KindInternal, "reading the image's command line: %w", err)
+	}
+	return fleet.ImageFiles{
+		Kernel:     fleet.KernelLinux,
+		KernelPath: filepath.Join(dir, kernelName), InitrdPath: filepath.Join(dir, initrdName), RootPath: filepath.Join(dir, rootName),
+		Cmdline: string(cmdline),
+	}, nil
+}

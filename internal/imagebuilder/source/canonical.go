@@ -1,0 +1,207 @@
+package source
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"dormouse/internal/fleet"
+)
+
+// canonicalManifest is package.manifest in canonical form, in the order of its
+// keys. ParseManifest reads back what it was made from.
+type canonicalManifest struct {
+	Name      string
+	Version   string
+	Program   string
+	Args      []string
+	Env       map[string]string `json:",omitempty"`
+	Dir       string            `json:",omitempty"`
+	Ports     []canonicalPort   `json:",omitempty"`
+	Health    canonicalHealth
+	Persist   []string `json:",omitempty"`
+	Restart   fleet.RestartPolicy
+	MinMemory string `json:",omitempty"`
+}
+
+type canonicalPort struct {
+	Number   int
+	Protocol fleet.Protocol
+	Name     string `json:",omitempty"`
+}
+
+type canonicalHealth struct {
+	Type    fleet.HealthType
+	Port    int    `json:",omitempty"`
+	Path    string `json:",omitempty"`
+	Timeout string `json:",omitempty"`
+}
+
+// canonicalJSON returns the manifest in canonical form. Name and version are
+// part of it, so that two releases never share a digest.
+func (p *Package) canonicalJSON() ([]byte, error) {
+	m := p.Manifest
+	c := canonicalManifest{
+		Name: p.Name, Version: p.Version, Program: m.Program,
+		Args: append([]string{m.Program}, m.Args...), // argv[0] first, as in OPS's packages
+		Env:  m.Env, Dir: m.Dir, Persist: m.Persist, Restart: m.Restart,
+		Health: canonicalHealth{Type: m.Health.Type, Port: m.Health.Port, Path: m.Health.Path},
+	}
+	if m.Health.Timeout != 0 {
+		c.Health.Timeout = m.Health.Timeout.String()
+	}
+	if m.MinMemoryMiB != 0 {
+		c.MinMemory = fmt.Sprintf("%dMiB", m.MinMemoryMiB)
+	}
+	for _, port := range m.Ports {
+		c.Ports = append(c.Ports, canonicalPort(port))
+	}
+	return json.MarshalIndent(c, "", "  ")
+}
+
+// WriteCanonical writes the canonical form and returns its lower-case hex
+// SHA-256, which names the package's content, and its length in bytes.
+func (p *Package) WriteCanonical(ctx context.Context, w io.Writer) (digest string, size int64, err error) {
+	hash := sha256.New()
+	counter := &countingWriter{w: io.MultiWriter(w, hash)}
+	tw := tar.NewWriter(counter)
+	manifest, err := p.canonicalJSON()
+	if err != nil {
+		return "", 0, fmt.Errorf("writing the canonical manifest: %w", err)
+	}
+	if err := tw.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: ManifestName, Size: int64(len(manifest)), Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatPAX,
+	}); err != nil {
+		return "", 0, err
+	}
+	if _, err := tw.Write(manifest); err != nil {
+		return "", 0, err
+	}
+	if err := p.Tree.writeTar(ctx, tw, sysroot+"/"); err != nil {
+		return "", 0, err
+	}
+	if err := tw.Close(); err != nil {
+		return "", 0, err
+	}
+	return hex.EncodeToString(hash.Sum(nil)), counter.n, nil
+}
+
+// WriteTar writes the tree as an uncompressed tar: sorted by path, all of
+// root's and of the year 1970, so that equal trees give equal bytes. The root
+// directory itself is left out.
+func (t *Tree) WriteTar(ctx context.Context, w io.Writer) error {
+	tw := tar.NewWriter(w)
+	if err := t.writeTar(ctx, tw, ""); err != nil {
+		return err
+	}
+	return tw.Close()
+}
+
+func (t *Tree) writeTar(ctx context.Context, tw *tar.Writer, prefix string) error {
+	return t.Walk(func(e Entry) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h := tar.Header{Name: prefix + e.Path, Mode: int64(e.Mode), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
+		switch e.Kind {
+		case Directory:
+			h.Typeflag = tar.TypeDir
+			if h.Name == "" {
+				return nil // the root: most readers of tar have no use for it
+			}
+			if e.Path != "" {
+				h.Name += "/"
+			}
+		case Symlink:
+			h.Typeflag, h.Linkname = tar.TypeSymlink, e.Target
+		case File:
+			h.Typeflag, h.Size = tar.TypeReg, e.Size
+		}
+		if err := tw.WriteHeader(&h); err != nil {
+			return err
+		}
+		if e.Kind != File {
+			return nil
+		}
+		_, err := io.Copy(tw, t.Content(e))
+		return err
+	})
+}
+
+// Open reads a package back from a file that WriteCanonical wrote, without
+// copying its contents. A file whose SHA-256 is not digest is KindPermanent; one that
+// is not there is KindNotFound. The caller closes the Package.
+func Open(path, digest string, limits Limits) (*Package, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fleet.Errorf(fleet.KindNotFound, "opening the package: %w", err)
+	}
+	if err != nil {
+		return nil, fleet.Errorf(fleet.KindInternal, "opening the package: %w", err)
+	}
+	p, err := open(f, digest, limits)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return p, nil
+}
+
+func open(f *os.File, digest string, limits Limits) (*Package, error) {
+	o := Options{Limits: limits.withDefaults()}
+	// Tar's own headers came on top of what the limits allowed.
+	o.Limits.Bytes += int64(o.Limits.Members)*4096 + o.Limits.NameBytes*2
+	o.Limits.Members += 2
+	hash := sha256.New()
+	in := &countingReader{r: io.TeeReader(f, hash)}
+	c := newCollector(f, o.Limits)
+	damaged := func(err error) error {
+		return fleet.Errorf(fleet.KindPermanent, "the stored package %s is damaged, create it again: %w", f.Name(), err)
+	}
+	// tar.Reader reads a member's header and not a byte more, so the content begins here.
+	err := c.readTar(in, func(_ io.Reader, _ int64) (int64, error) { return in.n, nil })
+	if err == nil && hex.EncodeToString(hash.Sum(nil)) != digest {
+		err = errors.New("its digest differs")
+	}
+	if err != nil {
+		return nil, damaged(err)
+	}
+	tree, err := c.finish()
+	if err != nil {
+		return nil, damaged(err)
+	}
+	p, err := assemble(tree, o)
+	if err != nil {
+		return nil, damaged(err)
+	}
+	p.spool = f
+	return p, nil
+}
+
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+type countingWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *countingWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
