@@ -75,6 +75,18 @@ func (c *cache) route(ctx context.Context, name string) (Route, error) {
 	}
 }
 
+// again returns a route that is newer than the one just used, which led nowhere:
+// it is looked up even within a second, but not more than every 50 ms.
+func (c *cache) again(ctx context.Context, name string) (Route, error) {
+	c.mu.Lock()
+	if old, known := c.known.get(name); known && c.clock().Sub(old.at) >= 50*time.Millisecond {
+		old.at = time.Time{}
+		c.known.put(old)
+	}
+	c.mu.Unlock()
+	return c.route(ctx, name)
+}
+
 func notFound(name string) error {
 	return fleet.Errorf(fleet.KindNotFound, "no installation is named %s", name)
 }

@@ -55,7 +55,7 @@ type Options struct {
 	// Domain is what follows an installation's name in its host name;
 	// DefaultDomain where empty.
 	Domain string
-	// DialTimeout bounds connecting to an instance; 0 is 5 s.
+	// DialTimeout bounds connecting to an instance; 0 is 2 s.
 	DialTimeout time.Duration
 	// AnswerTimeout bounds the wait for the head of an answer; 0 is 2 minutes.
 	// The body may take as long as it takes.
@@ -88,7 +88,7 @@ func New(o Options) *Gateway {
 		o.Domain = DefaultDomain
 	}
 	if o.DialTimeout == 0 {
-		o.DialTimeout = 5 * time.Second
+		o.DialTimeout = 2 * time.Second
 	}
 	if o.AnswerTimeout == 0 {
 		o.AnswerTimeout = 2 * time.Minute

@@ -375,3 +375,19 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 	_, err = io.ReadAll(conn)
 	require.NoError(t, err, "the server closed it")
 }
+
+// A route is remembered for a second; a workspace that went to sleep within it
+// must be answered for what it is, not as a machine that does not answer.
+func TestLooksAgainWhereARouteLeadsNowhere(t *testing.T) {
+	t.Parallel()
+	routes := newRoutes(stable("acme", "10.77.0.9:80"))
+	o := Options{Routes: routes, Dial: func(context.Context, string, string) (net.Conn, error) {
+		routes.change(func() {
+			routes.now = routes.now.Add(100 * time.Millisecond)
+			routes.routes["acme"] = Route{InstallationID: "i", Name: "acme", State: fleet.StateHibernating}
+		})
+		return nil, timeoutError{errors.New("no answer")}
+	}}
+	response, _ := get(t, newGateway(t, o), "acme.localhost")
+	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+}

@@ -58,6 +58,14 @@ func (g *Gateway) backendFailed(w http.ResponseWriter, r *http.Request, err erro
 		return // the client is gone
 	}
 	route := routeOf(r)
+	// It may have gone to sleep, or away, since its route was looked up.
+	if now, err := g.routes.again(r.Context(), route.Name); err == nil {
+		if why := unavailable(now); why != nil {
+			why.write(w, r)
+			return
+		}
+		route = now
+	}
 	g.log.WithError(err).WithFields(logrus.Fields{"installation": route.Name, "state": route.State}).Warn("instance did not answer")
 	why := &refusal{status: http.StatusBadGateway, title: "The workspace does not answer",
 		detail: "Its machine runs, but the program in it refused the connection or broke it off.", retryAfter: 2 * time.Second}
