@@ -87,15 +87,8 @@ func (h *hub) committed(ids []fleet.OperationID) {
 type routes struct{ store *store.Store }
 
 func (r routes) Route(ctx context.Context, name string) (gateway.Route, error) {
-	v, err := r.store.Installation(ctx, "", name)
-	if err != nil {
-		return gateway.Route{}, err
-	}
-	out := gateway.Route{InstallationID: v.ID, Name: v.Name, State: v.State}
-	if v.Instance != nil && len(v.Instance.Endpoints) > 0 {
-		out.Address = v.Instance.Endpoints[0].Address
-	}
-	return out, nil
+	got, err := r.store.Route(ctx, name)
+	return gateway.Route(got), err
 }
 
 // gatewayMetrics counts what the gateway does.

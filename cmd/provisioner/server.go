@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"dormouse/internal/sealed"
 	"dormouse/internal/store"
 	"dormouse/internal/supervisor/engine"
+	"dormouse/internal/supervisor/installation"
 )
 
 func serverCommand() *cobra.Command {
@@ -64,6 +66,10 @@ type server struct {
 	places   *places
 	engine   *engine.Engine
 	hub      *hub
+	// signals and watcher are where the providers' signals go, once they run:
+	// adopted machines may signal before.
+	signals atomic.Pointer[engine.Engine]
+	watcher atomic.Pointer[installation.Watcher]
 
 	background sync.WaitGroup
 	failed     chan error

@@ -15,7 +15,7 @@ const workChannel = "dormouse_work"
 
 func (s *server) openPlaces(ctx context.Context) (err error) {
 	s.places, err = openPlaces(ctx, s.c, s.dir, s.apiStore, s.log, func(id fleet.InstanceID) {
-		if e := s.engine; e != nil {
+		if e := s.signals.Load(); e != nil {
 			e.Signal(string(id))
 		}
 	})
@@ -37,11 +37,12 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 	}
 	s.engine, err = engine.New(engine.Options{
 		Store: s.store, Workflows: workflows, Worker: s.dir.worker, Hosts: hosts, Clock: wallClock{}, Log: s.log,
-		OnCommit: s.hub.committed,
+		OnCommit: s.hub.committed, Unsolicited: s.unsolicited,
 	})
 	if err != nil {
 		return err
 	}
+	s.signals.Store(s.engine)
 	s.background.Go(func() {
 		if err := s.engine.Run(ctx); err != nil && ctx.Err() == nil {
 			s.failed <- err
@@ -54,6 +55,9 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 // listenForWork wakes the engine when another process has accepted work.
 // Nothing depends on it: the engine polls too.
 func (s *server) listenForWork(ctx context.Context) {
+	if err := s.store.Listen(ctx, workChannel, s.engine.Wake); err != nil && ctx.Err() == nil {
+		s.log.WithError(err).Warn("not listening for work accepted by other processes; it is found by polling")
+	}
 }
 
 // accepted is called after each accepted request.
@@ -64,8 +68,85 @@ func (s *server) accepted() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = ctx
+	if err := s.apiStore.Notify(ctx, workChannel); err != nil {
+		s.log.WithError(err).Debug("notifying the supervisors; they will find the work by polling")
+	}
 }
 
-// startSupervision begins what only one process of all does at a time.
-func (s *server) startSupervision(context.Context) error { return nil }
+// Retention: what is finished is kept this long, and removed in small portions.
+const (
+	retention  = 30 * 24 * time.Hour
+	pruneEvery = time.Hour
+	pruneLimit = 50_000
+)
+
+// startSupervision begins what goes on besides the operations: the watcher of
+// programs that end by themselves, the sweep of the places that this process
+// has, and, in one process of all, the removal of what is old.
+func (s *server) startSupervision(ctx context.Context) error {
+	if !s.c.has(roleSupervisor) {
+		return nil
+	}
+	s.background.Go(func() { s.lead(ctx, "prune", s.prune) })
+	if !s.c.has(roleHost) {
+		return nil
+	}
+	endings := installation.NewEndings(s.store, s.store, s.engine.Wake, wallClock{}, s.log)
+	watcher := installation.NewWatcher(installation.WatcherOptions{
+		Store: s.store, Endings: endings, Places: s.places.installation(), Clock: wallClock{}, Log: s.log,
+	})
+	s.watcher.Store(watcher)
+	sweeper := installation.NewSweeper(installation.SweeperOptions{
+		Store: s.store, Endings: endings, Places: s.places.installation(), Hosts: []fleet.HostID{s.dir.host}, Clock: wallClock{}, Log: s.log,
+	})
+	s.background.Go(func() {
+		if err := watcher.Run(ctx); err != nil && ctx.Err() == nil {
+			s.failed <- err
+		}
+	})
+	// A place is swept by the process that has it; the lock keeps a former
+	// process of the same data directory out.
+	s.background.Go(func() { s.lead(ctx, "sweep "+string(s.dir.host), sweeper.Run) })
+	return nil
+}
+
+// lead runs f in one process at a time, and again where the lead was lost.
+func (s *server) lead(ctx context.Context, name string, f func(context.Context) error) {
+	for ctx.Err() == nil {
+		err := s.store.Lead(ctx, name, f)
+		if ctx.Err() != nil {
+			return
+		}
+		s.log.WithError(err).WithField("task", name).Warn("lost the lead; asking for it again")
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Second):
+		}
+	}
+}
+
+func (s *server) prune(ctx context.Context) error {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		n, err := s.store.Prune(ctx, retention, pruneLimit)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			s.log.WithField("rows", n).Info("removed what is older than the retention")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// unsolicited is told of changes that no operation waits for.
+func (s *server) unsolicited(key string) {
+	if w := s.watcher.Load(); w != nil {
+		w.Notify(key)
+	}
+}
