@@ -1,0 +1,137 @@
+package kvm
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/guest"
+)
+
+// The accelerators.
+const (
+	// AccelAuto takes kvm where a probe guest really runs in it, and else tcg.
+	AccelAuto = "auto"
+	AccelKVM  = "kvm"
+	AccelTCG  = "tcg"
+)
+
+// pinnedMachine is the machine type of every instance: saved states load only
+// into the type that they were saved from.
+const pinnedMachine = "pc-q35-7.2"
+
+// fallbackMachine is taken where QEMU does not know the pinned one.
+const fallbackMachine = "q35"
+
+// translationBufferMiB bounds the code that an emulated guest's QEMU keeps; it
+// halves the memory of a guest at equal speed.
+const translationBufferMiB = 32
+
+// sandbox is QEMU's own seccomp filter. With spawn denied, an exec: migration kills the guest.
+const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+// machine is everything that QEMU's arguments depend on. Files are given as
+// numbers of inherited descriptors; 0 is "has none".
+type machine struct {
+	ID        fleet.InstanceID
+	UUID      string
+	Type      string
+	Accel     string
+	VCPUs     int
+	MemoryMiB int
+
+	Kernel, Initrd int
+	Cmdline        string
+
+	// Root, Config and Volume are disks; Console a file to append to; QMP and
+	// Channel are listening unix sockets.
+	Root, Config, Volume  int
+	Console, QMP, Channel int
+
+	// Netdev is the value of -netdev, with the id net0.
+	Netdev string
+	MAC    string
+}
+
+// arguments returns QEMU's arguments. The order of devices and their PCI
+// addresses are fixed: a saved state loads only into the same set.
+func (m machine) arguments() []string {
+	args := []string{
+		"-name", "guest=" + qemuName(string(m.ID)),
+		"-uuid", m.UUID,
+		"-machine", m.Type + ",usb=off,vmport=off",
+	}
+	if m.Accel == AccelKVM {
+		args = append(args, "-accel", "kvm", "-cpu", "host")
+	} else {
+		args = append(args, "-accel", fmt.Sprintf("tcg,tb-size=%d", translationBufferMiB), "-cpu", "max")
+	}
+	args = append(args,
+		"-smp", strconv.Itoa(max(1, m.VCPUs)),
+		"-m", fmt.Sprintf("%dM", m.MemoryMiB),
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-sandbox", sandbox,
+		"-rtc", "base=utc",
+		"-kernel", inheritedPath(m.Kernel),
+	)
+	if m.Initrd != 0 {
+		args = append(args, "-initrd", inheritedPath(m.Initrd))
+	}
+	args = append(args, "-append", m.Cmdline)
+	args = append(args,
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d,server=on,wait=off", m.QMP),
+		"-mon", "chardev=qmp,mode=control",
+		"-add-fd", fmt.Sprintf("fd=%d,set=%d", m.Console, setConsole),
+		"-chardev", fmt.Sprintf("file,id=console,path=/dev/fdset/%d,append=on", setConsole),
+		"-serial", "chardev:console",
+	)
+	args = append(args, disk(m.Root, setRoot, "root", guest.DiskRoot, "read-only=on")...)
+	args = append(args, disk(m.Config, setConfig, "config", guest.DiskConfig, "read-only=on")...)
+	args = append(args, disk(m.Volume, setVolume, "volume", guest.DiskVolume, "discard=unmap,cache.direct=off,cache.no-flush=off")...)
+	args = append(args,
+		"-netdev", m.Netdev,
+		"-device", "virtio-net-pci,netdev=net0,mac="+m.MAC+",romfile=,disable-legacy=on,addr=0x6",
+		"-device", "virtio-serial-pci,id=serial0,max_ports=2,disable-legacy=on,addr=0x7",
+		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", m.Channel),
+		"-device", "virtserialport,bus=serial0.0,nr=1,chardev=channel,name="+guest.ChannelPort,
+	)
+	return args
+}
+
+// The numbers of the descriptor sets, which double as the disks' PCI slots.
+const (
+	setConsole = 1
+	setRoot    = 3
+	setConfig  = 4
+	setVolume  = 5
+)
+
+// disk returns the arguments of one virtio-blk disk on an inherited descriptor.
+// QEMU locks the file: many readers of the root, one writer of a volume.
+func disk(fd, set int, node, serial, options string) []string {
+	if fd == 0 {
+		return nil
+	}
+	return []string{
+		"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, set),
+		"-blockdev", fmt.Sprintf("driver=file,node-name=%s,filename=/dev/fdset/%d,%s", node, set, options),
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,disable-legacy=on,addr=0x%x", node, serial, set),
+	}
+}
+
+// inheritedPath opens an inherited file again where QEMU takes only a path. The
+// file must be readable by QEMU's user; the directories above it need not be.
+func inheritedPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
+
+// kernelCmdline adds what this provider needs to an image's command line: the
+// console, and a reboot (which -no-reboot makes an end) when the kernel panics.
+func kernelCmdline(image string) string {
+	line := strings.TrimSpace(image)
+	for _, need := range []struct{ key, value string }{{"console=", "console=ttyS0"}, {"panic=", "panic=-1"}} {
+		if !strings.Contains(" "+line, " "+need.key) {
+			line += " " + need.value
+		}
+	}
+	return strings.TrimSpace(line)
+}

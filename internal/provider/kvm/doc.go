@@ -1,0 +1,48 @@
+// Package kvm runs instances as QEMU processes on this host: one process,
+// directory, log and user per instance, and no daemon besides.
+//
+// # What is where
+//
+// Under Options.DataDir:
+//
+//	lock                        held by the one provider that uses the directory
+//	accelerator.json            what the probe guest found
+//	journal/instances/ID.json   what is known of an instance, or its tombstone
+//	journal/volumes/ID.json     likewise of a volume
+//	instances/ID/               console.log, console.old, qemu.log, two sockets
+//	volumes/ID.raw              sparse ext4 file
+//
+// All of it is readable by its owner only: the journal has the guests' secrets.
+// QEMU gets every file as an open descriptor and needs no right to any, but for
+// kernel and initrd, which it opens again through /proc/self/fd.
+//
+// # The journal
+//
+// It is the truth about the power state that is wanted on this host. A file is
+// replaced as a whole and synced before a call returns. The intention to start
+// stands there before QEMU does: whatever a crash leaves is found again, by PID
+// and start time where those were written and by looking through all processes
+// where not, and is believed only if the process has the instance's console log
+// open. Machines outlive the provider; New adopts them, records those that have
+// ended meanwhile, and starts again those that should run (a host that reboots
+// brings its own back without anybody asking).
+//
+// An instance that ends by itself is switched off, in the journal too, and an
+// fleet.Exit tells why; nothing here starts it again. Only where the host took
+// the machine away (a killed QEMU, a reboot) is it still wanted on.
+//
+// # Fencing
+//
+// Ensure, Power, Delete and the calls about volumes refuse an epoch lower than
+// the highest they have seen of that thing, also after its deletion: a tombstone
+// keeps it for 30 days. Observe, List and Console are not fenced.
+//
+// A volume is one instance's while that is on or pending; the file is locked by
+// its descriptor besides, so that not even a QEMU or an e2fsck that nobody
+// remembers can share it.
+//
+// # What it must not do
+//
+// It knows nothing of installations' states and of SQL, and holds no goroutine's
+// worth of work for an instance that is off. It never logs a spec.
+package kvm
