@@ -1,0 +1,60 @@
+# Two commands do all the set-up on a fresh Debian or Ubuntu: make run, make test.
+# Go from .cache/go is used where scripts/setup.sh had to fetch it.
+SHELL := /bin/sh
+export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
+export CGO_ENABLED := 0
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# What needs virtual machines runs one package at a time, apart from the rest.
+VM_PACKAGES := ./cmd/init/... ./e2e/... ./internal/provider/kvm/...
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run down clean test test-unit test-vm lint verify bench e2e soak
+
+help: ## show this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: ## install what is needed (says what, asks before sudo)
+	@scripts/setup.sh
+
+build: ## build bin/provisioner, bin/cloudctl and the guests' bin/init
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/provisioner ./cmd/cloudctl
+	go build -trimpath -ldflags '-s -w' -o bin/init ./cmd/init
+
+run: setup build ## set up, build, start, and give an example tenant a virtual machine
+	@scripts/run.sh up
+
+down: ## stop everything that make run started
+	@scripts/run.sh down
+
+clean: ## stop everything and remove it (asks first)
+	@scripts/run.sh clean
+
+test: ## all tests, those with real virtual machines included
+	@scripts/setup.sh --test
+	@$(MAKE) --no-print-directory build test-unit test-vm
+
+test-unit: # all but those with virtual machines
+	go test -timeout 15m $$(go list ./... | grep -v -e /cmd/init -e /e2e -e /internal/provider/kvm)
+
+test-vm: # one package after another, because each boot takes a whole core
+	go test -timeout 30m -p 1 $(VM_PACKAGES)
+
+lint: ## gofmt, go vet, staticcheck, shellcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not formatted:"; echo "$$out"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; else echo "shellcheck is not installed: shell scripts were not checked"; fi
+
+verify: lint test ## everything that CI does, and the race detector besides
+	CGO_ENABLED=1 go test -race -timeout 30m $$(go list ./... | grep -v -e /cmd/init -e /e2e -e /internal/provider/kvm)
+
+bench: setup build ## measure: prints name, value, unit
+	go run ./bench
+
+e2e: setup build ## only the end-to-end tests
+	go test -count=1 -timeout 30m -p 1 -v ./e2e/...
+
+soak: setup build ## 50 kills of the provisioner over ten virtual machines
+	DORMOUSE_SOAK_KILLS=50 go test -count=1 -timeout 120m -v -run TestSoak ./e2e/soak
