@@ -1,7 +1,7 @@
 # Two commands do all the set-up on a fresh Debian or Ubuntu: make run, make test.
 # Go from .cache/go is used where scripts/setup.sh had to fetch it.
 SHELL := /bin/sh
-export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
+export PATH := $(CURDIR)/.cache/go/bin:$(PATH):/usr/sbin:/sbin
 export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -9,6 +9,8 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VM_PACKAGES := ./cmd/init/... ./e2e/... ./internal/provider/kvm/...
 
 .DEFAULT_GOAL := help
+# Set-up comes before the build also under make -j.
+.NOTPARALLEL:
 .PHONY: help setup build run down clean test test-unit test-vm lint verify bench e2e soak
 
 help: ## show this list
@@ -19,8 +21,8 @@ setup: ## install what is needed (says what, asks before sudo)
 
 build: ## build bin/provisioner, bin/cloudctl and the guests' bin/init
 	@mkdir -p bin
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/provisioner ./cmd/cloudctl
-	go build -trimpath -ldflags '-s -w' -o bin/init ./cmd/init
+	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/provisioner ./cmd/cloudctl
+	go build -trimpath -buildvcs=false -ldflags '-s -w' -o bin/init ./cmd/init
 
 run: setup build ## set up, build, start, and give an example tenant a virtual machine
 	@scripts/run.sh up

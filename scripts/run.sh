@@ -31,9 +31,12 @@ running() {
 	esac
 }
 
-ready() { curl -fsS --max-time 2 -o /dev/null "$DORMOUSE_SERVER/readyz" 2>/dev/null; }
+# A proxy in the environment must not be asked for what is on this machine.
+ready() { curl -fsS --noproxy '*' --max-time 2 -o /dev/null "$DORMOUSE_SERVER/readyz" 2>/dev/null; }
 
 start() {
+	[ -x bin/provisioner ] || die "bin/provisioner is not there: run make build, then this again"
+	child=
 	if running >/dev/null; then
 		say "the control plane runs already (process $(running))"
 	else
@@ -43,11 +46,12 @@ start() {
 		# A session of its own: closing this terminal does not stop it.
 		setsid bin/provisioner server --dev --data-dir "$data" --listen "$listen" --gateway-listen "$gateway" \
 			--kernel-packages "$PWD/.cache/kernel" >>"$log" 2>&1 </dev/null &
+		child=$!
 	fi
 	tries=0
 	until ready; do
 		tries=$((tries + 1))
-		if [ $tries -gt 10 ] && ! running >/dev/null || [ $tries -gt 600 ]; then
+		if [ $tries -gt 600 ] || ! { [ -n "$child" ] && kill -0 "$child" 2>/dev/null || running >/dev/null; }; then
 			tail -n 15 "$log" >&2
 			die "the control plane did not start; its last lines are above. bin/provisioner doctor tells what is missing"
 		fi
@@ -81,27 +85,55 @@ package() {
 	ref=workspace@$version
 }
 
+# active prints the ID of the operation under way on the installation.
+active() {
+	bin/cloudctl operation list --resource $name --state active -o json 2>/dev/null |
+		sed -n 's/^ *"id": "\([0-9a-v]*\)".*/\1/p' | head -n 1
+}
+
+# installation brings the example to serve, whatever state it is in.
 installation() {
-	state=$(bin/cloudctl installation get $name -o json 2>/dev/null | sed -n 's/^ *"state": "\([a-z-]*\)".*/\1/p' | head -n 1) || state=
-	case $state in
-	'')
-		say "creating the installation '$name' in a virtual machine of its own"
-		bin/cloudctl installation create $name --owner you --package "$ref" --wait >/dev/null
-		;;
-	stable) say "the installation '$name' is there" ;;
-	hibernating)
-		say "waking the installation '$name'"
-		bin/cloudctl installation wake $name --wait >/dev/null
-		;;
-	*-failed | exited | crash-looping)
-		say "the installation '$name' is $state: trying again"
-		bin/cloudctl installation retry $name --wait >/dev/null
-		;;
-	*)
-		say "the installation '$name' is $state: waiting for it"
-		bin/cloudctl operation get "$(bin/cloudctl operation list --resource $name --state active -o json | sed -n 's/^ *"id": "\([0-9a-v]*\)".*/\1/p' | head -n 1)" --wait >/dev/null
-		;;
-	esac
+	said='' tried='' looks=0
+	while [ $looks -lt 300 ]; do
+		looks=$((looks + 1))
+		# The installation's own state is the first in the document.
+		state=$(bin/cloudctl installation get $name -o json 2>/dev/null | sed -n 's/^ *"state": "\([a-z-]*\)".*/\1/p' | head -n 1) || state=
+		case $state in
+		'' | deleted)
+			say "creating the installation '$name' in a virtual machine of its own"
+			bin/cloudctl installation create $name --owner you --package "$ref" --wait >/dev/null
+			return
+			;;
+		stable)
+			[ -n "$said" ] || say "the installation '$name' is there"
+			return
+			;;
+		hibernating)
+			say "waking the installation '$name'"
+			bin/cloudctl installation wake $name --wait >/dev/null
+			return
+			;;
+		*-failed | exited | crash-looping)
+			[ -z "$tried" ] || die "the installation '$name' is $state: see bin/cloudctl installation explain $name"
+			# A failed deletion is finished by that; then it is created anew.
+			say "the installation '$name' is $state: trying again"
+			tried=1 said=1
+			bin/cloudctl installation retry $name --wait >/dev/null
+			;;
+		*)
+			[ "$said" = "$state" ] || say "the installation '$name' is $state: waiting for it"
+			said=$state
+			operation=$(active)
+			# How it ends is seen by the next look. With no operation yet, that is soon.
+			if [ -n "$operation" ]; then
+				bin/cloudctl operation get "$operation" --wait >/dev/null || sleep 1
+			else
+				sleep 1
+			fi
+			;;
+		esac
+	done
+	die "the installation '$name' stays $state: see bin/cloudctl installation explain $name"
 }
 
 # answer asks the URL as a browser would, and says what came.
@@ -110,7 +142,7 @@ answer() {
 	host=${url#http://}
 	tries=0
 	# After a start it may take a moment until the adopted or resumed machine serves.
-	until code=$(curl -sS --max-time 10 -o /dev/null -w '%{http_code}' --resolve "$host:127.0.0.1" "$url/" 2>/dev/null) && [ "$code" = 200 ]; do
+	until code=$(curl -sS --noproxy '*' --max-time 10 -o /dev/null -w '%{http_code}' --resolve "$host:127.0.0.1" "$url/" 2>/dev/null) && [ "$code" = 200 ]; do
 		tries=$((tries + 1))
 		[ $tries -lt 60 ] || die "$url answers $code: see bin/cloudctl installation explain $name, and $log"
 		sleep 0.5
@@ -136,8 +168,17 @@ up() {
 }
 
 # leftover tells whether a provisioner that is gone has left something running.
+# A file that a power cut left says nothing: the process must be there.
 leftover() {
-	[ -e "$data/postgres/data/postmaster.pid" ] || ls "$data"/host/instances/*/qmp.sock >/dev/null 2>&1
+	pid=$(head -n 1 "$data/postgres/data/postmaster.pid" 2>/dev/null) || pid=
+	if [ -n "$pid" ] && [ "$(readlink "/proc/$pid/cwd")" = "$(readlink -f "$data/postgres/data")" ]; then
+		return 0
+	fi
+	for instance in "$data"/host/instances/*; do
+		# The brackets keep grep from finding itself.
+		if [ -e "$instance" ] && grep -qs "guest=dormouse[-]${instance##*/}" /proc/[0-9]*/cmdline; then return 0; fi
+	done
+	return 1
 }
 
 down() {
@@ -163,6 +204,9 @@ down() {
 clean() {
 	down
 	if [ -e "$data" ]; then
+		# Not a directory of something else that DORMOUSE_DATA_DIR names by mistake.
+		[ -e "$data/provisioner.lock" ] || [ -z "$(ls -A "$data")" ] ||
+			die "$data is no data directory of Dormouse (it has no provisioner.lock): nothing was removed"
 		if [ -t 0 ]; then
 			printf 'Remove %s with all tenants'\'' data? [y/N] ' "$data"
 			read -r reply
