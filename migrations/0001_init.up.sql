@@ -126,10 +126,15 @@ CREATE UNIQUE INDEX installation_name ON installation (name) WHERE deleted_at IS
 CREATE INDEX installation_alive ON installation (id) WHERE deleted_at IS NULL;
 CREATE INDEX installation_owner ON installation (owner, id) WHERE deleted_at IS NULL;
 CREATE INDEX installation_cluster ON installation (cluster_id, id) WHERE deleted_at IS NULL;
+CREATE INDEX installation_state ON installation (state, id) WHERE deleted_at IS NULL;
+-- Labels cost nothing where there are none.
+CREATE INDEX installation_labels ON installation USING gin (labels jsonb_path_ops) WHERE deleted_at IS NULL AND labels <> '{}';
+-- Who uses a package. What runs or was verified is mostly what is desired, and then it is in the first index only.
 CREATE INDEX installation_package ON installation (package_id) WHERE deleted_at IS NULL;
--- The states in which something is amiss or under way are few; those are the ones asked for.
-CREATE INDEX installation_unsettled ON installation (state, id)
-    WHERE deleted_at IS NULL AND state NOT IN ('stable', 'hibernating');
+CREATE INDEX installation_running ON installation (running_package_id)
+    WHERE deleted_at IS NULL AND running_package_id NOT IN ('', package_id);
+CREATE INDEX installation_verified ON installation (verified_package_id)
+    WHERE deleted_at IS NULL AND verified_package_id NOT IN ('', package_id);
 
 CREATE TABLE instance (
     id              text PRIMARY KEY,
@@ -206,7 +211,11 @@ CREATE UNIQUE INDEX operation_active ON operation (resource_id) WHERE state = 'a
 CREATE INDEX operation_due ON operation (class, due_at) WHERE state = 'active';
 -- A resource's operations follow one another by generation; the newest that is not queued is the one shown.
 CREATE INDEX operation_resource ON operation (resource_id, generation DESC);
+-- What follows the active one, in order.
+CREATE INDEX operation_queued ON operation (resource_id, generation) WHERE state = 'queued';
 CREATE INDEX operation_worker ON operation (worker) WHERE state = 'active' AND worker <> '';
+-- The states that are few, for lists by state; an operation that simply succeeds is never in it.
+CREATE INDEX operation_rare ON operation (state, id) WHERE state IN ('failed', 'cancelled');
 
 CREATE TABLE event (
     id            bigserial PRIMARY KEY,

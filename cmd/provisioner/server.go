@@ -66,6 +66,8 @@ type server struct {
 	places   *places
 	engine   *engine.Engine
 	hub      *hub
+	// calls gathers the notifications of a process without an engine.
+	calls gather
 	// signals and watcher are where the providers' signals go, once they run:
 	// adopted machines may signal before.
 	signals atomic.Pointer[engine.Engine]
@@ -109,6 +111,8 @@ func serve(ctx context.Context, c config) error {
 		}
 	default:
 	}
+	// A part that failed ends the others too: stop waits for them.
+	cancel()
 	return errors.Join(err, s.stop(stopAll))
 }
 
@@ -139,7 +143,7 @@ func (s *server) openData(context.Context) (err error) {
 func (s *server) openDatabase(ctx context.Context) (err error) {
 	s.database = s.c.database
 	if s.c.dev {
-		if s.pg, err = devpg.Start(ctx, devpg.Options{Dir: s.dir.join("postgres"), Log: s.log}); err != nil {
+		if s.pg, err = s.startPostgres(ctx); err != nil {
 			return err
 		}
 		s.database = s.pg.URL()
@@ -158,8 +162,13 @@ func (s *server) openDatabase(ctx context.Context) (err error) {
 	if s.apiStore, err = store.Open(ctx, store.Options{URL: s.database, MaxConns: half}); err != nil {
 		return err
 	}
-	s.store, err = store.Open(ctx, store.Options{URL: s.database, MaxConns: half})
-	return err
+	if s.store, err = store.Open(ctx, store.Options{URL: s.database, MaxConns: half}); err != nil {
+		return err
+	}
+	if s.pg != nil {
+		s.background.Go(func() { s.keepPostgres(ctx) })
+	}
+	return nil
 }
 
 // listen opens the API and the gateway. Both are open before the first line

@@ -66,6 +66,10 @@ func (s *server) accepted() {
 		s.engine.Wake()
 		return
 	}
+	s.calls.do(s.notifySupervisors)
+}
+
+func (s *server) notifySupervisors() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := s.apiStore.Notify(ctx, workChannel); err != nil {

@@ -17,6 +17,8 @@ const (
 	freshFor = time.Second
 	// lookupTimeout bounds one question to Routes.
 	lookupTimeout = 2 * time.Second
+	// notYetFor is freshFor of a route that leads nowhere yet.
+	notYetFor = 50 * time.Millisecond
 	// maxRoutes and maxUnknown bound what is remembered. They are apart, so that
 	// somebody who guesses names does not push real ones out.
 	maxRoutes  = 20000
@@ -50,6 +52,15 @@ type answer struct {
 	at    time.Time
 }
 
+// fresh is how long an answer is used without asking again. One that leads
+// nowhere yet is asked for sooner: the workspace may be about to serve.
+func (a answer) fresh() time.Duration {
+	if a.route.Address == "" {
+		return notYetFor
+	}
+	return freshFor
+}
+
 // route returns an installation's route. One that is out of date is returned
 // where Routes can't be asked.
 func (c *cache) route(ctx context.Context, name string) (Route, error) {
@@ -58,7 +69,7 @@ func (c *cache) route(ctx context.Context, name string) (Route, error) {
 	absent, unknown := c.unknown.get(name)
 	c.mu.Unlock()
 	now := c.clock()
-	if known && now.Sub(old.at) < freshFor {
+	if known && now.Sub(old.at) < old.fresh() {
 		return old.route, nil
 	}
 	if unknown && now.Sub(absent.at) < freshFor {

@@ -33,7 +33,7 @@ const claimSQL = `WITH interactive AS (
 	ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), bulk AS (
 	SELECT id, resource_id, request_state FROM operation WHERE state = 'active' AND class = 1 AND due_at <= dormouse_now() AND executor = ANY ($1)
-	ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
+	ORDER BY due_at LIMIT least($3, $2 - (SELECT count(*) FROM interactive)) FOR UPDATE SKIP LOCKED
 ), signalled AS (
 	SELECT id, resource_id, request_state FROM operation WHERE id = ANY ($8) AND state = 'active' AND worker = '' AND executor = ANY ($1)
 	FOR UPDATE SKIP LOCKED
@@ -43,21 +43,24 @@ const claimSQL = `WITH interactive AS (
 	SELECT i.id FROM due JOIN installation i ON i.id = due.resource_id AND i.state = due.request_state FOR UPDATE OF i SKIP LOCKED
 ), c AS (
 	UPDATE operation o SET worker = $4, epoch = nextval('operation_epoch'), due_at = dormouse_now() + $5 * interval '1 ms',
-		started_at = coalesce(o.started_at, dormouse_now()), revision = o.revision + 1, wait_reason = '', wait_detail = ''
+		started_at = coalesce(o.started_at, dormouse_now()), revision = o.revision + 1
 	FROM due WHERE o.id = due.id AND (due.resource_id IN (SELECT id FROM beginning)
 		OR NOT EXISTS (SELECT FROM installation i WHERE i.id = due.resource_id AND i.state = due.request_state))
 	RETURNING o.*
 ), begun AS (
-	UPDATE installation i SET state = s.begun, updated_at = dormouse_now()
+	UPDATE installation i SET state = s.begun, version = i.version + 1, updated_at = dormouse_now()
 	FROM c JOIN unnest($6::text[], $7::text[]) AS s (requested, begun) ON true
 	WHERE i.id = c.resource_id AND i.state = s.requested AND c.request_state = s.requested
 	RETURNING i.id, i.owner, c.id AS operation_id, s.requested, s.begun
 ), clusters AS (
 	UPDATE cluster cl SET state = replace(cl.state, '-requested', '-in-progress'), updated_at = dormouse_now()
 	FROM c WHERE cl.id = c.resource_id AND cl.state = c.request_state
+	RETURNING cl.id, c.id AS operation_id, c.request_state AS requested, cl.state AS begun
 ), ev AS (
 	INSERT INTO event (kind, resource_type, resource_id, owner, operation_id, data)
 	SELECT 'installation.state', 'installation', id, owner, operation_id, jsonb_build_object('from', requested, 'to', begun) FROM begun
+	UNION ALL
+	SELECT 'cluster.state', 'cluster', id, '', operation_id, jsonb_build_object('from', requested, 'to', begun) FROM clusters
 )
 SELECT ` + snapshotColumns + `
 FROM c
@@ -108,7 +111,9 @@ func (r snapshotRow) snapshot() (fleet.Snapshot, error) {
 }
 
 // Claim takes operations that are due for this worker, interactive ones first,
-// under a new epoch each, in one statement.
+// under a new epoch each, in one statement; bulk ones only as far as
+// in.Interactive leaves room. Why an operation waited stays until its next
+// commit, so that a deadline can say what it waited for.
 func (s *Store) Claim(ctx context.Context, in fleet.ClaimRequest) ([]fleet.Snapshot, error) {
 	executors := []string{fleet.ExecutorAny}
 	for _, h := range in.Executors {

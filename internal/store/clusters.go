@@ -44,7 +44,7 @@ const (
 // Cluster finds one by ID, deleted ones included, or by name.
 func (s *Store) Cluster(ctx context.Context, idOrName string) (fleet.ClusterView, error) {
 	var v fleet.ClusterView
-	err := s.InTx(ctx, func(tx *Tx) (err error) {
+	err := s.read(func(tx *Tx) (err error) {
 		v, err = tx.cluster(ctx, idOrName)
 		return err
 	})
@@ -72,7 +72,7 @@ func (t *Tx) cluster(ctx context.Context, idOrName string) (fleet.ClusterView, e
 // ListClusters returns clusters in order of ID.
 func (s *Store) ListClusters(ctx context.Context, page fleet.Page) ([]fleet.ClusterView, error) {
 	out := []fleet.ClusterView{}
-	err := s.InTx(ctx, func(tx *Tx) error {
+	err := s.read(func(tx *Tx) error {
 		var rows []clusterRow
 		if err := tx.list(ctx, "listing clusters", &rows, listClustersSQL, page.After, page.Limit); err != nil {
 			return err
@@ -205,7 +205,7 @@ func (s *Store) deleteCluster(ctx context.Context, idOrName string, key fleet.Id
 			return "", err
 		}
 		var users []string
-		if err := tx.list(ctx, "looking for installations of the cluster", &users, clusterUsersSQL, c.ID); err != nil {
+		if err := tx.listPlanned(ctx, "looking for installations of the cluster", &users, clusterUsersSQL, c.ID); err != nil {
 			return "", err
 		}
 		if len(users) > 0 {

@@ -38,7 +38,9 @@ type volumeRow struct {
 }
 
 // commitSQL writes a batch of results, each fenced by its epoch, with all that
-// hangs on them. The order of the arms is that of the lock order.
+// hangs on them. The order of the arms is that of the lock order. coalesce keeps
+// the planner from reading the whole index of active operations, which looks
+// small to it until there is much work.
 const commitSQL = `WITH r AS MATERIALIZED (
 	SELECT * FROM jsonb_to_recordset($1::jsonb) AS r (
 		operation_id text, epoch bigint, state text, step text, step_number int, steps_total int, done text, ran int, executor text,
@@ -58,7 +60,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		wait_reason = r.wait_reason, wait_detail = r.wait_detail, error_kind = r.error_kind,
 		fail_reason = r.fail_reason, error = r.error, observed = o.observed || coalesce(r.observed, '{}'),
 		finished_at = CASE WHEN r.state <> 'active' THEN dormouse_now() END, revision = o.revision + 1
-	FROM r WHERE o.id = r.operation_id AND o.epoch = r.epoch AND o.state = 'active'
+	FROM r WHERE o.id = r.operation_id AND o.epoch = r.epoch AND coalesce(o.state) = 'active'
 	RETURNING o.id, o.resource_type, o.resource_id, o.owner, o.kind, r.*
 ), following AS (
 	SELECT DISTINCT ON (o.resource_id) o.id, o.resource_id, o.kind, o.request_state, coalesce(m.follow, '[]') ? o.kind AS accepted
@@ -130,7 +132,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		jsonb_build_object('from', m.to_state, 'to', n.request_state)
 	FROM followed n JOIN moved m ON m.resource_id = n.resource_id WHERE n.state = 'active'
 )
-SELECT m.id AS operation_id, coalesce(n.id, '') AS next
+SELECT m.id AS operation_id, m.epoch, coalesce(n.id, '') AS next
 FROM moved m LEFT JOIN followed n ON n.resource_id = m.resource_id AND n.state = 'active'`
 
 // touches tells whether the result changes the resource's own row, which must
@@ -212,20 +214,28 @@ func (t *Tx) write(ctx context.Context, rows []commitRow, instances []instanceRo
 	}
 	var written []struct {
 		OperationID fleet.OperationID `db:"operation_id"`
+		Epoch       fleet.Epoch       `db:"epoch"`
 		Next        fleet.OperationID `db:"next"`
 	}
 	if err := t.list(ctx, "committing steps", &written, commitSQL, args...); err != nil {
 		return nil, err
 	}
-	next := make(map[fleet.OperationID]fleet.OperationID, len(written))
+	// A batch may hold two results of one operation, of which one is stale.
+	type claim struct {
+		id    fleet.OperationID
+		epoch fleet.Epoch
+	}
+	next := make(map[claim]fleet.OperationID, len(written))
 	for _, w := range written {
-		next[w.OperationID] = w.Next
+		next[claim{w.OperationID, w.Epoch}] = w.Next
 	}
 	out := make([]fleet.Committed, len(rows))
 	for i, r := range rows {
-		follow, ok := next[r.OperationID]
-		g := granted[r.OperationID]
-		out[i] = fleet.Committed{OperationID: r.OperationID, Stale: !ok, Denied: g.denied, Lease: g.lease, Next: follow}
+		follow, ok := next[claim{r.OperationID, r.Epoch}]
+		out[i] = fleet.Committed{OperationID: r.OperationID, Stale: !ok}
+		if g := granted[r.OperationID]; ok {
+			out[i].Denied, out[i].Lease, out[i].Next = g.denied, g.lease, follow
+		}
 	}
 	return out, nil
 }

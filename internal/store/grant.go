@@ -16,7 +16,7 @@ const grantSQL = `WITH want AS MATERIALIZED (
 		memory_mib bigint, disk_mib bigint, hold boolean, address_host text)
 ), live AS MATERIALIZED (
 	SELECT o.id FROM operation o JOIN want w ON w.operation_id = o.id
-	WHERE o.epoch = w.epoch AND o.state = 'active' ORDER BY o.id FOR UPDATE OF o
+	WHERE o.epoch = w.epoch AND coalesce(o.state) = 'active' ORDER BY o.id FOR UPDATE OF o
 ), hosts AS MATERIALIZED (
 	SELECT h.id, h.memory_mib - h.memory_held_mib AS free_memory, h.disk_mib - h.disk_held_mib AS free_disk FROM host h
 	WHERE (SELECT count(*) FROM live) > 0 AND h.id IN (

@@ -3,16 +3,13 @@ package store
 import (
 	"context"
 	"database/sql"
-	"fmt"
-	"strings"
 
 	"github.com/lib/pq"
 
 	"dormouse/internal/fleet"
 )
 
-const viewSQL = `SELECT
-	i.id, i.owner, i.name, i.cluster_id, i.state, i.state_reason, i.state_detail, i.generation, i.package_id,
+const viewColumns = `i.id, i.owner, i.name, i.cluster_id, i.state, i.state_reason, i.state_detail, i.generation, i.package_id,
 	i.memory_mib, i.disk_mib, i.vcpus, i.env, i.secrets, i.labels, i.when_full, i.verified_package_id,
 	i.running_package_id, i.saved_package_id, i.held_host_id, i.held_memory_mib, i.held_disk_mib,
 	i.created_at, i.updated_at, i.deleted_at, i.version,
@@ -22,7 +19,9 @@ const viewSQL = `SELECT
 	x.id AS x_id, x.role AS x_role, x.host_id AS x_host_id, x.provider_ref AS x_provider_ref, x.serving AS x_serving,
 	x.power AS x_power, x.endpoints AS x_endpoints, x.exit_record AS x_exit, x.restarts AS x_restarts,
 	x.created_at AS x_created_at, x.image AS x_image, x.x_memory_mib, x.x_generation, coalesce(h.name, '') AS host_name,
-	q.kinds AS queued, ` + operationColumns + `
+	q.kinds AS queued`
+
+const viewFrom = `
 FROM installation i
 JOIN cluster c ON c.id = i.cluster_id
 JOIN package p ON p.id = i.package_id
@@ -42,6 +41,8 @@ LEFT JOIN LATERAL (
 	SELECT array_agg(b.kind ORDER BY b.generation) AS kinds FROM operation b
 	WHERE b.resource_id = i.id AND b.state = 'queued' AND b.generation > coalesce(o.generation, 0)) q ON true
 `
+
+const viewSQL = `SELECT ` + viewColumns + `, ` + operationColumns + viewFrom
 
 type viewRow struct {
 	ID                string         `db:"id"`
@@ -141,8 +142,7 @@ func (r viewRow) view() (fleet.InstallationView, error) {
 // not deleted. An empty owner is any; another's installation is KindNotFound.
 func (s *Store) Installation(ctx context.Context, owner, idOrName string) (fleet.InstallationView, error) {
 	var v fleet.InstallationView
-	err := s.InTx(ctx, func(tx *Tx) error {
-		var err error
+	err := s.read(func(tx *Tx) (err error) {
 		v, err = tx.installation(ctx, owner, idOrName)
 		return err
 	})
@@ -170,49 +170,4 @@ func (t *Tx) installation(ctx context.Context, owner, idOrName string) (fleet.In
 		return fleet.InstallationView{}, err
 	}
 	return r.view()
-}
-
-// ListInstallations returns at most q.Limit installations that are not deleted, in order of ID.
-func (s *Store) ListInstallations(ctx context.Context, q fleet.InstallationQuery) ([]fleet.InstallationView, error) {
-	where := []string{"i.deleted_at IS NULL", "i.id > $1"}
-	args := []any{q.After}
-	add := func(condition string, arg any) {
-		args = append(args, arg)
-		where = append(where, fmt.Sprintf(condition, len(args)))
-	}
-	if q.Owner != "" {
-		add("i.owner = $%d", q.Owner)
-	}
-	if q.Cluster != "" {
-		add("i.cluster_id = (SELECT id FROM cluster WHERE name = $%d AND deleted_at IS NULL)", q.Cluster)
-	}
-	if q.State != "" {
-		add("i.state = $%d", string(q.State))
-	}
-	if len(q.Labels) > 0 {
-		labels, err := encode(q.Labels)
-		if err != nil {
-			return nil, err
-		}
-		add("i.labels @> $%d", labels)
-	}
-	args = append(args, q.Limit)
-	query := viewSQL + "WHERE " + strings.Join(where, " AND ") + fmt.Sprintf(" ORDER BY i.id LIMIT $%d", len(args))
-	var views []fleet.InstallationView
-	err := s.InTx(ctx, func(tx *Tx) error {
-		var rows []viewRow
-		if err := tx.list(ctx, "listing installations", &rows, query, args...); err != nil {
-			return err
-		}
-		views = make([]fleet.InstallationView, 0, len(rows))
-		for _, r := range rows {
-			v, err := r.view()
-			if err != nil {
-				return err
-			}
-			views = append(views, v)
-		}
-		return nil
-	})
-	return views, err
 }

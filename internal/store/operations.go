@@ -14,7 +14,7 @@ const operationSQL = `SELECT ` + operationColumns + ` FROM operation o WHERE o.i
 // Operation returns one operation.
 func (s *Store) Operation(ctx context.Context, id fleet.OperationID) (fleet.Operation, error) {
 	var op fleet.Operation
-	err := s.InTx(ctx, func(tx *Tx) (err error) {
+	err := s.read(func(tx *Tx) (err error) {
 		op, err = tx.operation(ctx, id)
 		return err
 	})
@@ -44,6 +44,29 @@ func operationStates() []fleet.OperationState {
 // ListOperations returns at most q.Limit operations, newest first. A resource
 // is named by its ID or by its name.
 func (s *Store) ListOperations(ctx context.Context, q fleet.OperationQuery) ([]fleet.Operation, error) {
+	query, args, err := operationsQuery(q)
+	if err != nil {
+		return nil, err
+	}
+	ops := []fleet.Operation{}
+	err = s.read(func(tx *Tx) error {
+		var rows []operationRow
+		if err := tx.list(ctx, "listing operations", &rows, query, args...); err != nil {
+			return err
+		}
+		for _, r := range rows {
+			op, err := r.operation()
+			if err != nil {
+				return err
+			}
+			ops = append(ops, *op)
+		}
+		return nil
+	})
+	return ops, err
+}
+
+func operationsQuery(q fleet.OperationQuery) (string, []any, error) {
 	var where []string
 	var args []any
 	add := func(condition string, arg any) {
@@ -62,7 +85,7 @@ func (s *Store) ListOperations(ctx context.Context, q fleet.OperationQuery) ([]f
 	if q.State != "" {
 		// As a literal, so that the planner can use the index of the states that are few.
 		if !slices.Contains(operationStates(), q.State) {
-			return nil, fleet.InvalidField("state", "there is no state %q of an operation: ask for one of %v", q.State, operationStates())
+			return "", nil, fleet.InvalidField("state", "there is no state %q of an operation: ask for one of %v", q.State, operationStates())
 		}
 		where = append(where, "o.state = '"+string(q.State)+"'")
 	}
@@ -72,20 +95,5 @@ func (s *Store) ListOperations(ctx context.Context, q fleet.OperationQuery) ([]f
 	}
 	args = append(args, q.Limit)
 	query += fmt.Sprintf(" ORDER BY o.id DESC LIMIT $%d", len(args))
-	ops := []fleet.Operation{}
-	err := s.InTx(ctx, func(tx *Tx) error {
-		var rows []operationRow
-		if err := tx.list(ctx, "listing operations", &rows, query, args...); err != nil {
-			return err
-		}
-		for _, r := range rows {
-			op, err := r.operation()
-			if err != nil {
-				return err
-			}
-			ops = append(ops, *op)
-		}
-		return nil
-	})
-	return ops, err
+	return query, args, nil
 }

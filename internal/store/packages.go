@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strings"
 
 	"dormouse/internal/fleet"
@@ -78,7 +79,7 @@ WHERE p.name = $1 AND ($2 = '' OR p.version = $2) AND p.deleted_at IS NULL ORDER
 // Package finds by ID, name@version, or name (the newest).
 func (s *Store) Package(ctx context.Context, idOrRef string) (fleet.Package, error) {
 	var p fleet.Package
-	err := s.InTx(ctx, func(tx *Tx) (err error) {
+	err := s.read(func(tx *Tx) (err error) {
 		p, err = tx.pkg(ctx, idOrRef)
 		return err
 	})
@@ -109,7 +110,7 @@ const listPackagesSQL = `SELECT ` + packageColumns + ` FROM package p WHERE p.de
 // ListPackages returns packages in order of ID.
 func (s *Store) ListPackages(ctx context.Context, page fleet.Page) ([]fleet.Package, error) {
 	out := []fleet.Package{}
-	err := s.InTx(ctx, func(tx *Tx) error {
+	err := s.read(func(tx *Tx) error {
 		var rows []packageRow
 		if err := tx.list(ctx, "listing packages", &rows, listPackagesSQL, page.After, page.Limit); err != nil {
 			return err
@@ -129,13 +130,12 @@ func (s *Store) ListPackages(ctx context.Context, page fleet.Page) ([]fleet.Pack
 const (
 	lockResourceSQL = `SELECT pg_advisory_xact_lock(hashtextextended($1, 0)) IS NULL`
 	// Each arm has an index of its own; the latter two hold only the few rows that differ from what is desired.
-	packageUsersSQL = `SELECT DISTINCT name FROM (
-	(SELECT name FROM installation WHERE package_id = $1 AND deleted_at IS NULL LIMIT 3)
+	packageUsersSQL = `(SELECT name FROM installation WHERE package_id = $1 AND deleted_at IS NULL LIMIT 3)
 	UNION ALL
 	(SELECT name FROM installation WHERE running_package_id = $1 AND deleted_at IS NULL AND running_package_id NOT IN ('', package_id) LIMIT 3)
 	UNION ALL
 	(SELECT name FROM installation WHERE verified_package_id = $1 AND deleted_at IS NULL AND verified_package_id NOT IN ('', package_id) LIMIT 3)
-) AS users ORDER BY name LIMIT 3`
+LIMIT 3`
 
 	deletePackageSQL = `UPDATE package SET deleted_at = dormouse_now() WHERE id = $1 AND deleted_at IS NULL`
 )
@@ -153,11 +153,11 @@ func (s *Store) DeletePackage(ctx context.Context, idOrRef string) error {
 			return err
 		}
 		var users []string
-		if err := tx.list(ctx, "looking for users of the package", &users, packageUsersSQL, p.ID); err != nil {
+		if err := tx.listPlanned(ctx, "looking for users of the package", &users, packageUsersSQL, p.ID); err != nil {
 			return err
 		}
 		if len(users) > 0 {
-			return fleet.Errorf(fleet.KindNotAccepted, "package %s@%s is used by installation %s: update or delete it first", p.Name, p.Version, strings.Join(users, ", "))
+			return fleet.Errorf(fleet.KindNotAccepted, "package %s@%s is used by installation %s: update or delete it first", p.Name, p.Version, strings.Join(slices.Compact(users), ", "))
 		}
 		_, err = tx.exec(ctx, "deleting the package", deletePackageSQL, p.ID)
 		return err

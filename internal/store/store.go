@@ -19,7 +19,7 @@ import (
 type Options struct {
 	// URL is a postgres:// URL or a libpq connection string.
 	URL string
-	// MaxConns bounds the connections of this pool; 0 is 16.
+	// MaxConns bounds the connections of this pool; 0 is 16, and fewer than 2 are 2.
 	MaxConns int
 }
 
@@ -28,23 +28,31 @@ type Store struct {
 	db       *sqlx.DB
 	url      string
 	prepared sync.Map // query text → *sqlx.Stmt
-	moves    moves
+	// preparing lets one statement be prepared at a time, and slots one
+	// transaction less than there are connections: who prepares a statement within a
+	// transaction needs a second connection, and there must always be one to come.
+	preparing sync.Mutex
+	slots     chan struct{}
+	moves     moves
 }
 
 // Open connects. It fails with KindUnavailable where the database does not
 // answer, and where it is a read-only standby.
 func Open(ctx context.Context, opts Options) (*Store, error) {
-	db, err := sqlx.Open("postgres", opts.URL)
+	connector, err := pq.NewConnector(opts.URL)
 	if err != nil {
 		return nil, fleet.Errorf(fleet.KindInvalid, "reading the database URL: %w", err)
 	}
+	connector.Dialer(dialer{answer: answerTimeout})
+	db := sqlx.NewDb(sql.OpenDB(connector), "postgres")
 	if opts.MaxConns == 0 {
 		opts.MaxConns = 16
 	}
+	opts.MaxConns = max(2, opts.MaxConns)
 	db.SetMaxOpenConns(opts.MaxConns)
 	db.SetMaxIdleConns(opts.MaxConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	s := &Store{db: db, url: opts.URL, moves: allMoves()}
+	s := &Store{db: db, url: opts.URL, slots: make(chan struct{}, opts.MaxConns-1), moves: allMoves()}
 	if err := s.Ping(ctx); err != nil {
 		_ = db.Close()
 		return nil, err
@@ -77,9 +85,14 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Tx is a transaction; all queries hang on it.
 type Tx struct {
-	tx *sqlx.Tx
+	tx *sqlx.Tx // nil in read: each statement is a transaction of its own
 	s  *Store
 }
+
+// read runs f, which only reads and needs no view that its statements share:
+// it saves the round trips of BEGIN and COMMIT. A statement that finds its
+// connection broken is tried on another one.
+func (s *Store) read(f func(*Tx) error) error { return f(&Tx{s: s}) }
 
 // maxTries bounds how often a transaction that lost a deadlock or a
 // serialisation is tried; neither is expected under the lock order above.
@@ -98,9 +111,15 @@ func (s *Store) InTx(ctx context.Context, f func(*Tx) error) error {
 }
 
 func (s *Store) once(ctx context.Context, f func(*Tx) error) error {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return translate("waiting for a connection", ctx.Err())
+	}
 	tx, err := s.db.BeginTxx(ctx, nil)
 	if err != nil {
-		return translate("beginning a transaction", err)
+		return translateBegin(err)
 	}
 	if err := f(&Tx{tx: tx, s: s}); err != nil {
 		_ = tx.Rollback()
@@ -121,16 +140,29 @@ func retryable(err error) bool {
 func (t *Tx) stmt(ctx context.Context, query string) (*sqlx.Stmt, error) {
 	have, ok := t.s.prepared.Load(query)
 	if !ok {
-		p, err := t.s.db.PreparexContext(ctx, query)
+		p, err := t.s.prepare(ctx, query)
 		if err != nil {
 			return nil, err
 		}
-		var raced bool
-		if have, raced = t.s.prepared.LoadOrStore(query, p); raced {
-			_ = p.Close()
-		}
+		have = p
+	}
+	if t.tx == nil {
+		return have.(*sqlx.Stmt), nil
 	}
 	return t.tx.StmtxContext(ctx, have.(*sqlx.Stmt)), nil
+}
+
+func (s *Store) prepare(ctx context.Context, query string) (*sqlx.Stmt, error) {
+	s.preparing.Lock()
+	defer s.preparing.Unlock()
+	if have, ok := s.prepared.Load(query); ok {
+		return have.(*sqlx.Stmt), nil
+	}
+	p, err := s.db.PreparexContext(ctx, query)
+	if err == nil {
+		s.prepared.Store(query, p)
+	}
+	return p, err
 }
 
 // get reads one row; fleet.KindNotFound where there is none.
@@ -149,6 +181,38 @@ func (t *Tx) list(ctx context.Context, what string, dest any, query string, args
 		err = st.SelectContext(ctx, dest, args...)
 	}
 	return translate(what, err)
+}
+
+// listPlanned is list, but planned for these arguments and not prepared: where
+// a value is in all rows or in none, the best way to either is bad for the other.
+func (t *Tx) listPlanned(ctx context.Context, what string, dest any, query string, args ...any) error {
+	if t.tx == nil {
+		return translate(what, t.s.db.SelectContext(ctx, dest, query, args...))
+	}
+	return translate(what, t.tx.SelectContext(ctx, dest, query, args...))
+}
+
+// each calls f for every row, where reading into structs would cost too much.
+func (t *Tx) each(ctx context.Context, what string, f func(*sql.Rows) error, query string, args ...any) error {
+	st, err := t.stmt(ctx, query)
+	if err != nil {
+		return translate(what, err)
+	}
+	rows, err := st.QueryContext(ctx, args...)
+	if err != nil {
+		return translate(what, err)
+	}
+	return translate(what, forEach(rows, f))
+}
+
+func forEach(rows *sql.Rows, f func(*sql.Rows) error) error {
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
 // exec returns the number of rows changed.
@@ -197,6 +261,16 @@ func translate(what string, err error) error {
 		return fleet.Errorf(fleet.KindUnavailable, "%s: the database does not answer: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// translateBegin gives an error of BEGIN its kind. The driver says READ WRITE
+// there, which a standby refuses as a feature that it does not have.
+func translateBegin(err error) error {
+	var pe *pq.Error
+	if errors.As(err, &pe) && pe.Code == "0A000" {
+		return fleet.Errorf(fleet.KindUnavailable, "the database is a read-only standby now; name the primary with --database: %w", err)
+	}
+	return translate("beginning a transaction", err)
 }
 
 // constraintOf returns the name of the constraint that err broke, if any.

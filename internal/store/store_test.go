@@ -3,95 +3,12 @@ package store
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
 )
-
-func newStore(t *testing.T) *Store {
-	t.Helper()
-	db := "t" + fleet.NewID()
-	b := os.Getenv("PGBIN")
-	out, err := exec.Command(b+"/psql", "-h", "/tmp/pg", "-U", "nobody", "postgres", "-c", "create database "+db).CombinedOutput()
-	require.NoError(t, err, string(out))
-	url := "postgres://nobody@/" + db + "?host=/tmp/pg&sslmode=disable"
-	_, _, err = Migrate(context.Background(), url)
-	require.NoError(t, err)
-	s, err := Open(context.Background(), Options{URL: url})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = s.Close() })
-	return s
-}
-
-// world is a store with a stable cluster of one host and a package.
-type world struct {
-	*Store
-	t       *testing.T
-	cluster fleet.ClusterView
-	pkg     fleet.Package
-}
-
-func newWorld(t *testing.T) *world {
-	w := &world{Store: newStore(t), t: t}
-	ctx := context.Background()
-	_, err := w.CreateCluster(ctx, fleet.NewCluster{ID: fleet.ClusterID(fleet.NewID()), OperationID: fleet.OperationID(fleet.NewID()), Name: "local", Provider: fleet.ProviderSim})
-	require.NoError(t, err)
-	s := w.claimOne()
-	w.commit(fleet.Result{OperationID: s.Operation.ID, Epoch: s.Operation.Epoch, ClusterID: s.Cluster.ID, State: fleet.OperationSucceeded,
-		Step: "check", StepNumber: 1, StepsTotal: 1, Done: "check", From: string(s.Cluster.State), To: string(fleet.ClusterStable),
-		Changes: fleet.Changes{Check: &fleet.CheckReport{Hosts: []fleet.Host{{ID: fleet.HostID(fleet.NewID()), Name: "h1", State: fleet.HostUp,
-			MemoryMiB: 1000, DiskMiB: 10000, AddressPool: "10.77.0.0/29"}}}}})
-	w.cluster, err = w.Cluster(ctx, "local")
-	require.NoError(t, err)
-	w.pkg, err = w.CreatePackage(ctx, fleet.Package{Name: "web", Version: "1", Digest: "d1", Kernel: fleet.KernelLinux,
-		Manifest: fleet.Manifest{Program: "/web", Ports: []fleet.Port{{Number: 80, Protocol: fleet.ProtocolHTTP}}}})
-	require.NoError(t, err)
-	return w
-}
-
-func (w *world) create(name string) fleet.Accepted {
-	w.t.Helper()
-	a, err := w.CreateInstallation(context.Background(), w.request(name))
-	require.NoError(w.t, err)
-	return a
-}
-
-func (w *world) request(name string) fleet.NewInstallation {
-	return fleet.NewInstallation{ID: fleet.InstallationID(fleet.NewID()), OperationID: fleet.OperationID(fleet.NewID()),
-		Name: name, Owner: "acme", PackageRef: "web", MemoryMiB: 128, DiskMiB: 100, VCPUs: 1, WhenFull: fleet.WhenFullWait}
-}
-
-func (w *world) claim() []fleet.Snapshot {
-	w.t.Helper()
-	s, err := w.Claim(context.Background(), fleet.ClaimRequest{Worker: "w1", Interactive: 100, Bulk: 100, Lease: 15 * time.Second})
-	require.NoError(w.t, err)
-	return s
-}
-
-func (w *world) claimOne() fleet.Snapshot {
-	w.t.Helper()
-	s := w.claim()
-	require.Len(w.t, s, 1)
-	require.Empty(w.t, s[0].Malformed)
-	return s[0]
-}
-
-func (w *world) commit(r ...fleet.Result) []fleet.Committed {
-	w.t.Helper()
-	c, err := w.Commit(context.Background(), r)
-	require.NoError(w.t, err)
-	return c
-}
-
-func finish(s fleet.Snapshot, to fleet.State) fleet.Result {
-	return fleet.Result{OperationID: s.Operation.ID, Epoch: s.Operation.Epoch, InstallationID: s.Installation.ID, State: fleet.OperationSucceeded,
-		Step: "last", StepNumber: 1, StepsTotal: 1, Done: "last", From: string(s.Installation.State), To: string(to), Follow: fleet.Accepts(to)}
-}
 
 func TestCreateClaimCommit(t *testing.T) {
 	t.Parallel()

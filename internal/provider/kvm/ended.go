@@ -190,10 +190,12 @@ func goneFromConsole(lines []string) *guest.Message {
 	return nil
 }
 
+// lastOf returns the last lines that say something: not init's word to the
+// host, and not the kernel's that it switches off.
 func lastOf(lines []string) []string {
 	var kept []string
 	for _, line := range lines {
-		if !strings.HasPrefix(line, guest.GoneLine) {
+		if !strings.HasPrefix(line, guest.GoneLine) && !strings.HasSuffix(line, "] reboot: Power down") {
 			kept = append(kept, line)
 		}
 	}

@@ -19,7 +19,10 @@ const (
 
 type commitRequest struct {
 	result fleet.Result
-	answer chan<- commitAnswer
+	// attempt and executor are the operation's before the step ran.
+	attempt  int
+	executor string
+	answer   chan<- commitAnswer
 }
 
 type commitAnswer struct {
@@ -28,9 +31,9 @@ type commitAnswer struct {
 }
 
 // commit hands a result to a committer and waits for its answer.
-func (e *Engine) commit(ctx context.Context, res fleet.Result) (fleet.Committed, error) {
+func (e *Engine) commit(op *fleet.Operation, res fleet.Result) (fleet.Committed, error) {
 	answer := make(chan commitAnswer, 1)
-	e.commits <- commitRequest{res, answer}
+	e.commits <- commitRequest{res, op.Attempt, op.Executor, answer}
 	a := <-answer
 	return a.committed, a.err
 }
@@ -72,7 +75,11 @@ func (e *Engine) commitBatch(ctx context.Context, batch []commitRequest) {
 			b.answer <- commitAnswer{committed: committed[i]}
 		}
 	case len(batch) == 1:
-		batch[0].answer <- e.commitFailure(ctx, batch[0].result, err)
+		batch[0].answer <- e.commitFailure(ctx, batch[0], err)
+	case lost(err):
+		for _, b := range batch {
+			b.answer <- commitAnswer{err: err}
+		}
 	default:
 		for _, b := range batch {
 			e.commitBatch(ctx, []commitRequest{b})
@@ -100,18 +107,24 @@ func (e *Engine) persist(ctx context.Context, results []fleet.Result) ([]fleet.C
 	}
 }
 
+// lost tells whether it is not the result that the database does not like.
+func lost(err error) bool {
+	return fleet.KindOf(err) == fleet.KindUnavailable || errors.Is(err, context.Canceled)
+}
+
 // commitFailure makes a failed try of the step out of a result that the
 // database refuses, so that it is counted, shown, and ends.
-func (e *Engine) commitFailure(ctx context.Context, res fleet.Result, err error) commitAnswer {
-	if fleet.KindOf(err) == fleet.KindUnavailable || errors.Is(err, context.Canceled) {
+func (e *Engine) commitFailure(ctx context.Context, req commitRequest, err error) commitAnswer {
+	res := req.result
+	if lost(err) {
 		return commitAnswer{err: err}
 	}
 	e.o.Log.WithError(err).WithField("operation", res.OperationID).Error("the database refused the outcome of a step")
 	if res.Done != "" {
-		res.Step = res.Done
+		res.Step, res.StepNumber, res.Executor = res.Done, res.Ran, req.executor
 	}
 	res.State, res.To, res.Done, res.Keep, res.Changes, res.DeadlineMillis = fleet.OperationActive, "", "", false, fleet.Changes{}, 0
-	res.Attempt++
+	res.Attempt = req.attempt + 1 // a step that was done has set it to 0
 	if res.Attempt >= e.o.MaxAttempts {
 		_, res.To = res.Kind.EndStates()
 		res.State, res.ToReason, res.ToDetail = fleet.OperationFailed, fleet.ReasonQuarantined, err.Error()
@@ -122,6 +135,7 @@ func (e *Engine) commitFailure(ctx context.Context, res fleet.Result, err error)
 	if err2 != nil {
 		return commitAnswer{err: errors.Join(err, err2)}
 	}
+	e.o.Clock.AfterFunc(time.Duration(res.DueMillis+1)*time.Millisecond, e.Wake)
 	// The caller believes in the result it sent: it must let go of the operation.
 	committed[0].Stale = true
 	return commitAnswer{committed: committed[0]}

@@ -3,8 +3,11 @@ package engine
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -66,9 +69,13 @@ type Engine struct {
 	running   map[fleet.OperationID]*run
 	waiting   map[string]fleet.OperationID // signal key → operation
 	keysOf    map[fleet.OperationID][]string
-	signalled map[fleet.OperationID]bool
-	denied    map[fleet.OperationID]bool // waiting for capacity or an address
-	wg        sync.WaitGroup
+	signalled map[fleet.OperationID][]string // by which keys
+	denied    map[fleet.OperationID]bool     // waiting for capacity or an address
+	// freed counts how often capacity was given back here, so that who asked
+	// before and waits after does not miss it.
+	freed    uint64
+	stopping atomic.Bool
+	wg       sync.WaitGroup
 }
 
 // run is one claimed operation in this process.
@@ -77,7 +84,10 @@ type run struct {
 	cancel    context.CancelFunc
 	since     time.Time
 	signalled bool
-	keys      []string
+	// ended: the operation came to its end in this run.
+	ended bool
+	keys  []string
+	freed uint64 // when it was claimed
 }
 
 // New checks the workflows and fills in the defaults.
@@ -109,7 +119,7 @@ func New(o Options) (*Engine, error) {
 	e := &Engine{
 		o: o, workflows: map[fleet.OperationKind]*Workflow{}, wake: make(chan struct{}, 1), commits: make(chan commitRequest),
 		running: map[fleet.OperationID]*run{}, waiting: map[string]fleet.OperationID{},
-		keysOf: map[fleet.OperationID][]string{}, signalled: map[fleet.OperationID]bool{},
+		keysOf: map[fleet.OperationID][]string{}, signalled: map[fleet.OperationID][]string{},
 		denied: map[fleet.OperationID]bool{},
 	}
 	for _, w := range o.Workflows {
@@ -135,7 +145,7 @@ func (e *Engine) Signal(key string) {
 	e.mu.Lock()
 	id, waits := e.waiting[key]
 	if waits {
-		e.signalled[id] = true
+		e.signalled[id] = append(e.signalled[id], key)
 	}
 	runs := false
 	for _, r := range e.running {
@@ -172,6 +182,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			e.rest(ctx)
 		}
 	}
+	e.stopping.Store(true)
 	e.drain()
 	stop()
 	background.Wait()
@@ -213,34 +224,39 @@ func (e *Engine) rest(ctx context.Context) {
 	}
 }
 
-// claim takes what is due and starts it; false where there is nothing, or no room.
-func (e *Engine) claim(ctx, work context.Context) bool {
-	e.mu.Lock()
-	free, bulk := e.o.Slots-len(e.running), 0
+// room is how many operations may be started, and how many of them may be bulk; the lock is held.
+func (e *Engine) room() (free, bulk int) {
+	free, bulk = e.o.Slots-len(e.running), max(1, e.o.Slots*3/4)
 	for _, r := range e.running {
 		if r.snap.Operation.Class == fleet.ClassBulk {
-			bulk++
+			bulk--
 		}
 	}
-	signalled := make([]fleet.OperationID, 0, len(e.signalled))
-	for id := range e.signalled {
-		signalled = append(signalled, id)
-	}
-	clear(e.signalled)
-	e.mu.Unlock()
+	return free, max(0, min(free, bulk))
+}
+
+// claim takes what is due and starts it; false where there is nothing more, or no room.
+func (e *Engine) claim(ctx, work context.Context) bool {
+	e.mu.Lock()
+	free, bulk := e.room()
 	if free <= 0 {
-		return false
+		e.mu.Unlock()
+		return false // the signals stay for when a slot is free
 	}
+	taken, freed := e.signalled, e.freed
+	e.signalled = map[fleet.OperationID][]string{}
+	e.mu.Unlock()
+	signalled := slices.Collect(maps.Keys(taken))
 	snaps, err := e.o.Store.Claim(ctx, fleet.ClaimRequest{
-		Worker: e.o.Worker, Executors: e.o.Hosts, Interactive: free, Bulk: max(0, min(free, e.o.Slots*3/4-bulk)),
+		Worker: e.o.Worker, Executors: e.o.Hosts, Interactive: free, Bulk: bulk,
 		Signalled: signalled, Lease: e.o.Lease,
 	})
 	if err != nil {
 		if ctx.Err() == nil {
 			e.o.Log.WithError(err).Warn("claiming work")
 			e.mu.Lock()
-			for _, id := range signalled {
-				e.signalled[id] = true
+			for id, keys := range taken {
+				e.signalled[id] = append(e.signalled[id], keys...)
 			}
 			e.mu.Unlock()
 			e.o.Clock.AfterFunc(time.Second, e.Wake)
@@ -248,26 +264,59 @@ func (e *Engine) claim(ctx, work context.Context) bool {
 		return false
 	}
 	for _, s := range snaps {
-		e.start(work, s)
+		delete(taken, s.Operation.ID)
+		e.start(work, s, freed)
 	}
-	return len(snaps) > 0
+	e.strayed(taken)
+	// Fewer than there was room for: nothing else was due. What comes later, and
+	// what another transaction was writing just now, calls.
+	return len(snaps) >= free
 }
 
-func (e *Engine) start(work context.Context, s fleet.Snapshot) {
+// strayed takes care of signals for operations that were not to be claimed:
+// another process works on them, or they have ended since. Nothing here waits
+// for their keys any more, so that the signals are for whoever takes the unsolicited ones.
+func (e *Engine) strayed(taken map[fleet.OperationID][]string) {
+	for id, keys := range taken {
+		e.mu.Lock()
+		if e.running[id] == nil {
+			keys = append(keys, e.signalled[id]...)
+			e.forget(id)
+		}
+		e.mu.Unlock()
+		for _, key := range keys {
+			e.o.Unsolicited(key)
+		}
+	}
+}
+
+func (e *Engine) start(work context.Context, s fleet.Snapshot, freed uint64) {
 	ctx, cancel := context.WithCancel(work)
-	r := &run{snap: s, cancel: cancel, since: e.o.Clock.Now(), keys: signalKeys(&s)}
+	r := &run{snap: s, cancel: cancel, since: e.o.Clock.Now(), keys: signalKeys(&s), freed: freed}
 	e.mu.Lock()
 	e.forget(s.Operation.ID)
+	if before := e.running[s.Operation.ID]; before != nil {
+		before.cancel() // it has parked the operation, or its lease ran out
+	}
 	e.running[s.Operation.ID] = r
 	e.mu.Unlock()
 	e.wg.Go(func() {
 		defer cancel()
 		e.work(ctx, r)
 		e.mu.Lock()
-		full := len(e.running) >= e.o.Slots
-		delete(e.running, s.Operation.ID)
+		free, bulk := e.room()
+		if e.running[s.Operation.ID] == r { // else a signal has had it claimed again already
+			delete(e.running, s.Operation.ID)
+		}
+		var late []string
+		if r.ended && r.signalled {
+			late = r.keys[1:] // the instances: what was signalled came after the last look at them
+		}
 		e.mu.Unlock()
-		if full {
+		for _, key := range late {
+			e.o.Unsolicited(key)
+		}
+		if free <= 0 || bulk == 0 && s.Operation.Class == fleet.ClassBulk {
 			e.Wake() // there may be work that found no slot
 		}
 	})
@@ -282,18 +331,22 @@ func signalKeys(s *fleet.Snapshot) []string {
 	return keys
 }
 
-// await registers the operation under its keys, and tells whether a signal has come meanwhile.
-func (e *Engine) await(r *run) bool {
+// await registers the operation under its keys, and tells whether a signal has
+// come meanwhile, or capacity, where it waits for that.
+func (e *Engine) await(r *run, capacity bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	id := r.snap.Operation.ID
-	if r.signalled {
-		e.signalled[id] = true
+	if r.signalled || capacity && r.freed != e.freed {
+		e.signalled[id] = append(e.signalled[id], r.keys[0])
 		return true
 	}
 	e.keysOf[id] = r.keys
 	for _, k := range r.keys {
 		e.waiting[k] = id
+	}
+	if capacity {
+		e.denied[id] = true
 	}
 	return false
 }

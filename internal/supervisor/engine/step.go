@@ -15,13 +15,13 @@ import (
 
 // work runs steps of one claimed operation until it ends, waits, or is lost.
 func (e *Engine) work(ctx context.Context, r *run) {
-	for {
+	for !e.stopping.Load() {
 		started := e.o.Clock.Now()
 		res := e.step(ctx, &r.snap)
-		if res == nil || ctx.Err() != nil && e.interrupted(res) {
+		if res == nil {
 			return // overtaken or stopped: whoever claims it next finds what was done
 		}
-		c, err := e.commit(ctx, *res)
+		c, err := e.commit(&r.snap.Operation, *res)
 		if err != nil {
 			e.log(&r.snap).WithError(err).Warn("the outcome of a step could not be committed; the lease will run out")
 			return
@@ -37,7 +37,10 @@ func (e *Engine) work(ctx context.Context, r *run) {
 		if c.Denied == "" && frees(&r.snap, res.Changes) {
 			e.capacityFreed()
 		}
-		if res.State != fleet.OperationActive {
+		if res.State != fleet.OperationActive && c.Denied == "" {
+			e.mu.Lock()
+			r.ended = true
+			e.mu.Unlock()
 			return
 		}
 		if !res.Keep || c.Denied != "" {
@@ -58,26 +61,22 @@ func frees(s *fleet.Snapshot, c fleet.Changes) bool {
 	return less || c.ReleaseAddress
 }
 
-// interrupted tells whether a result says nothing but that the engine was stopped in the middle.
-func (e *Engine) interrupted(res *fleet.Result) bool {
-	return res.State == fleet.OperationActive && res.Error != "" && res.Done == ""
-}
-
 // deniedWait is how long the store lets an operation wait that was denied capacity.
 const deniedWait = 5 * time.Second
 
 // park leaves an operation waiting in the store and remembers to come back.
 func (e *Engine) park(r *run, res *fleet.Result, c fleet.Committed) {
-	if e.await(r) {
+	why := c.Denied
+	if why == "" {
+		why = res.WaitReason
+	}
+	if e.await(r, why == fleet.WaitCapacity || why == fleet.WaitAddress) {
 		e.Wake()
 		return
 	}
 	due := time.Duration(res.DueMillis) * time.Millisecond
 	if c.Denied != "" {
 		due = deniedWait
-		e.mu.Lock()
-		e.denied[res.OperationID] = true
-		e.mu.Unlock()
 	}
 	if due < e.o.Poll {
 		e.o.Clock.AfterFunc(due+time.Millisecond, e.Wake)
@@ -88,8 +87,11 @@ func (e *Engine) park(r *run, res *fleet.Result, c fleet.Committed) {
 // Others find out when they are due again.
 func (e *Engine) capacityFreed() {
 	e.mu.Lock()
+	e.freed++
 	for id := range e.denied {
-		e.signalled[id] = true
+		if e.signalled[id] == nil {
+			e.signalled[id] = []string{}
+		}
 	}
 	clear(e.denied)
 	e.mu.Unlock()
@@ -110,27 +112,41 @@ func advance(s *fleet.Snapshot, res *fleet.Result, c fleet.Committed) {
 	}
 }
 
-// step runs one step and says what is to be committed; nil where the operation is no longer ours.
-func (e *Engine) step(ctx context.Context, s *fleet.Snapshot) *fleet.Result {
+// step runs one step and says what is to be committed; nil where the operation
+// is no longer ours, or the engine was stopped in the middle.
+func (e *Engine) step(ctx context.Context, s *fleet.Snapshot) (res *fleet.Result) {
 	w := e.workflows[s.Operation.Kind]
 	if w == nil {
 		e.log(s).Error("there is no workflow for this kind of operation")
 		return nil
 	}
-	p, err := w.find(s)
-	if err == nil && s.Malformed != "" {
-		err = fleet.Failure(fleet.ReasonPanic, "%s", s.Malformed)
+	defer func() {
+		// A step's Run is caught in call; this is for Skip, Executor and Deadline.
+		if p := recover(); p != nil {
+			e.log(s).WithField("stack", string(debug.Stack())).Errorf("panic around a step: %v", p)
+			res = e.broken(w, s, fmt.Sprintf("panic: %v", p))
+		}
+	}()
+	if s.Malformed != "" {
+		return e.broken(w, s, s.Malformed)
 	}
+	p, err := w.find(s)
 	if err != nil {
-		return e.failed(w, s, place{steps: w.Steps, back: true}, fleet.ReasonPanic, err.Error())
+		return e.broken(w, s, err.Error())
 	}
 	if p.atEnd() {
 		return e.ended(w, s, p, fleet.Changes{})
+	}
+	if !e.mayRun(p.step().executor(s)) {
+		return e.result(w, s, p) // due at once, for the host that may
 	}
 	if d := s.Operation.StepDeadlineAt; !d.IsZero() && s.Now.After(d) {
 		return e.failed(w, s, p, p.step().overdueReason(), overdue(s, p))
 	}
 	out, err := e.call(ctx, p.step(), s)
+	if err != nil && ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return e.erred(w, s, p, err)
 	}
@@ -147,7 +163,9 @@ func (e *Engine) step(ctx context.Context, s *fleet.Snapshot) *fleet.Result {
 		res.Changes = out.Changes
 		return res
 	case fleet.VerdictFail:
-		res := e.failed(w, s, p, out.Reason, out.Detail)
+		after := *s
+		after.Apply(out.Changes)
+		res := e.failed(w, &after, p, out.Reason, out.Detail)
 		res.Changes = out.Changes
 		return res
 	}
@@ -159,7 +177,7 @@ func overdue(s *fleet.Snapshot, p place) string {
 	switch {
 	case s.Operation.WaitReason != "":
 		what += ": it was " + string(s.Operation.WaitReason) + " " + s.Operation.WaitDetail
-	case s.Operation.Error != "":
+	case s.Operation.Attempt > 0 && !p.back: // else the error is another step's
 		what += ": " + s.Operation.Error
 	}
 	return what
@@ -178,11 +196,22 @@ func (e *Engine) call(ctx context.Context, step Step, s *fleet.Snapshot) (out fl
 	return step.Run(ctx, s)
 }
 
-// result is what all results of an operation have in common: it stays where it is.
-func (e *Engine) result(w *Workflow, s *fleet.Snapshot, p place) *fleet.Result {
+// broken ends an operation of which nothing can be run, not even a rollback.
+// It calls nothing of the workflow.
+func (e *Engine) broken(w *Workflow, s *fleet.Snapshot, why string) *fleet.Result {
+	res := e.base(w, s)
+	_, res.To = w.Kind.EndStates()
+	res.State, res.ErrorKind, res.FailReason, res.Error = fleet.OperationFailed, fleet.KindInternal, fleet.ReasonPanic, why
+	res.ToReason, res.ToDetail, res.Follow = res.FailReason, why, fleet.Accepts(fleet.State(res.To))
+	return res
+}
+
+// base is a result that leaves the operation as it is.
+func (e *Engine) base(w *Workflow, s *fleet.Snapshot) *fleet.Result {
 	op := &s.Operation
 	res := &fleet.Result{
-		Kind: op.Kind, Ran: min(p.index, len(p.steps)-1) + 1, OperationID: op.ID, Epoch: op.Epoch, State: fleet.OperationActive, StepsTotal: len(w.Steps), Generation: op.Generation,
+		Kind: op.Kind, OperationID: op.ID, Epoch: op.Epoch, State: fleet.OperationActive, Generation: op.Generation,
+		Step: op.Step, StepNumber: op.StepNumber, StepsTotal: len(w.Steps), Executor: op.Executor,
 		FailReason: op.FailReason, Error: op.Error, ErrorKind: op.ErrorKind, Attempt: op.Attempt,
 	}
 	switch op.ResourceType {
@@ -197,6 +226,13 @@ func (e *Engine) result(w *Workflow, s *fleet.Snapshot, p place) *fleet.Result {
 			res.From = string(s.Installation.State)
 		}
 	}
+	return res
+}
+
+// result is what all results of a place have in common: the operation stays there.
+func (e *Engine) result(w *Workflow, s *fleet.Snapshot, p place) *fleet.Result {
+	op, res := &s.Operation, e.base(w, s)
+	res.Ran = min(p.index, len(p.steps)-1) + 1
 	e.at(res, s, p)
 	if op.StepDeadlineAt.IsZero() && !p.atEnd() {
 		res.DeadlineMillis = p.step().deadline(s).Milliseconds()
@@ -285,9 +321,9 @@ func (e *Engine) erred(w *Workflow, s *fleet.Snapshot, p place, err error) *flee
 		return e.failed(w, s, p, fleet.ReasonQuarantined, fmt.Sprintf("step %s failed %d times, the last time: %v", p.step().Name, attempt, err))
 	}
 	res := e.result(w, s, p)
-	res.Attempt, res.ErrorKind, res.Error = attempt, kind, err.Error()
-	if !p.back {
-		res.FailReason = reason
+	res.Attempt = attempt
+	if !p.back { // else what began the rollback stays what is told
+		res.ErrorKind, res.Error, res.FailReason = kind, err.Error(), reason
 	}
 	wait := e.backoff(attempt)
 	if fe != nil && fe.RetryAfter > wait {
@@ -354,7 +390,7 @@ func (e *Engine) report(r *run, res *fleet.Result, c fleet.Committed, took time.
 	case res.Done != "":
 		log.WithFields(logrus.Fields{"done": res.Done, "next": res.Step}).Info("step done")
 	case res.Attempt > r.snap.Operation.Attempt:
-		log.WithFields(logrus.Fields{"step": res.Step, "attempt": res.Attempt, "error": res.Error}).Warn("step failed; will try again")
+		log.WithFields(logrus.Fields{"step": res.Step, "attempt": res.Attempt, "error": res.WaitDetail}).Warn("step failed; will try again")
 	default:
 		log.WithFields(logrus.Fields{"step": res.Step, "wait": res.WaitReason}).Debug("waiting")
 	}

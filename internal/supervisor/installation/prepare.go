@@ -11,8 +11,24 @@ import (
 	"dormouse/internal/fleet"
 )
 
-// successorKey is where an operation remembers the instance that it plans.
-const successorKey = "successor"
+const (
+	// successorKey is where an operation remembers the instance that is to be
+	// the only one: the one that it plans, or one of several that are there.
+	successorKey = "successor"
+	// asleepKey is where an update remembers that it starts nothing.
+	asleepKey = "asleep"
+	// preparedKey says that what runs may have been touched since.
+	preparedKey = "prepared"
+)
+
+// plannedID is the instance that an operation plans, where it plans one.
+func plannedID(s *fleet.Snapshot) fleet.InstanceID {
+	return fleet.InstanceID(fleet.DeriveID(string(s.Operation.ID), "instance"))
+}
+
+func asleep(s *fleet.Snapshot) bool { return s.Operation.Observed[asleepKey] != "" }
+
+func prepared(s *fleet.Snapshot) bool { return s.Operation.Observed[preparedKey] != "" }
 
 func successorID(s *fleet.Snapshot) fleet.InstanceID {
 	return fleet.InstanceID(s.Operation.Observed[successorKey])
@@ -82,9 +98,14 @@ func (w *workflows) prepare(ctx context.Context, s *fleet.Snapshot) (fleet.Outco
 		return fleet.Outcome{}, err
 	}
 	inst := s.Installation
-	if inst.Hibernated && s.Operation.Kind == fleet.OperationUpdate {
-		// The next wake starts what is desired now; nothing is started here.
-		return fleet.Advance(fleet.Changes{End: fleet.StateHibernating}), nil
+	if inst.Hibernated && s.Operation.Kind == fleet.OperationUpdate && firstOn(s, "") == nil {
+		// The next wake starts what is desired now; nothing is started here. A wake
+		// that failed after it started something is another case: that runs.
+		c := fleet.Changes{End: fleet.StateHibernating, Observed: map[string]string{asleepKey: "true"}}
+		if inst.HeldMemoryMiB > 0 {
+			c.Hold = &fleet.Hold{HostID: inst.HeldHostID, DiskMiB: inst.HeldDiskMiB}
+		}
+		return fleet.Advance(c), nil
 	}
 	config := fleet.InstanceConfig{
 		Generation: inst.Generation, PackageID: s.Package.ID, Image: image, Kernel: s.Package.Kernel, MemoryMiB: inst.MemoryMiB,
@@ -106,7 +127,7 @@ func (w *workflows) prepare(ctx context.Context, s *fleet.Snapshot) (fleet.Outco
 func plan(s *fleet.Snapshot, config fleet.InstanceConfig) (fleet.Changes, bool) {
 	inst := s.Installation
 	hold := fleet.Hold{HostID: inst.HeldHostID, MemoryMiB: int64(inst.MemoryMiB)}
-	var c fleet.Changes
+	c := fleet.Changes{Observed: map[string]string{preparedKey: "true"}}
 	current := target(s)
 	replace := current == nil || !sameConfig(current.Spec, config)
 	if current != nil && replace && current.Power == fleet.PowerOn {
@@ -136,9 +157,13 @@ func plan(s *fleet.Snapshot, config fleet.InstanceConfig) (fleet.Changes, bool) 
 			ClusterID: inst.ClusterID, HostID: host.ID,
 		}
 	}
+	if !replace && firstOther(s, current.ID) != nil {
+		// A rollback or a wake that failed left others: they go.
+		c.Observed[successorKey] = string(current.ID)
+	}
 	if replace {
-		id := fleet.InstanceID(fleet.DeriveID(string(s.Operation.ID), "instance"))
-		c.Observed = map[string]string{successorKey: string(id)}
+		id := plannedID(s)
+		c.Observed[successorKey] = string(id)
 		c.Instances = []fleet.Instance{{
 			ID: id, InstallationID: inst.ID, Role: fleet.RoleApplication, ClusterID: inst.ClusterID, HostID: host.ID,
 			Spec: config, Power: fleet.PowerPlanned,
@@ -188,7 +213,7 @@ func (w *workflows) spec(s *fleet.Snapshot, i *fleet.Instance) (fleet.InstanceSp
 	}
 	maps.Copy(env, i.Spec.Env)
 	for name, sealed := range i.Spec.Secrets {
-		value, err := w.Secrets.Open(sealed, name)
+		value, err := w.Secrets.Open(sealed, fleet.SecretContext(s.Installation.ID, name))
 		if err != nil {
 			return fleet.InstanceSpec{}, fleet.Failure(fleet.ReasonProvider, "opening secret %s: %w", name, err)
 		}

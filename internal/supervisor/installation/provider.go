@@ -35,7 +35,7 @@ type Images interface {
 	Ensure(ctx context.Context, pkg fleet.Package) (fleet.ImageID, error)
 }
 
-// Opener opens sealed secrets. The context that each was sealed under is its name.
+// Opener opens what was sealed under the same context (fleet.SecretContext).
 type Opener interface {
 	Open(sealed, context string) (string, error)
 }

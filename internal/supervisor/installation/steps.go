@@ -84,9 +84,9 @@ func (w *workflows) ensureVolume(ctx context.Context, s *fleet.Snapshot) (fleet.
 			s.Cluster.Provider, strings.Join(s.Package.Manifest.Persist, ", "))), nil
 	}
 	v := *s.Volume
-	if firstOn(s, successorID(s)) != nil {
+	if firstOn(s, plannedID(s)) != nil {
 		// A disk is grown only while nothing runs on it.
-		out, err := w.stop(ctx, s, successorID(s))
+		out, err := w.stop(ctx, s, plannedID(s))
 		if out.Verdict == fleet.VerdictAdvance {
 			out.Verdict = fleet.VerdictRepeat
 		}
@@ -133,6 +133,9 @@ func (w *workflows) start(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome
 	}
 	on := *i
 	on.Power, on.ProviderRef, on.Exit = fleet.PowerPending, st.ProviderRef, nil
+	if st.Power != fleet.PowerOn {
+		on.Serving, on.Endpoints = false, nil // it was off, whatever its row said
+	}
 	c := fleet.Changes{}
 	if v := s.Volume; v != nil && v.AttachedInstanceID != i.ID {
 		attached := *v
@@ -216,7 +219,7 @@ func Describe(x fleet.Exit) string {
 func (w *workflows) serve(s *fleet.Snapshot, i fleet.Instance, st fleet.InstanceStatus, c fleet.Changes) fleet.Changes {
 	i.Power, i.Serving, i.ProviderRef, i.Endpoints, i.Restarts, i.Exit = fleet.PowerOn, true, st.ProviderRef, st.Endpoints, st.Restarts, nil
 	c.Instances = append(c.Instances, i)
-	if firstOther(s, i.ID) == nil || successorID(s) == "" {
+	if firstOther(s, i.ID) == nil || i.ID != successorID(s) {
 		settle(s, i, &c)
 	}
 	return c
@@ -243,8 +246,12 @@ func (w *workflows) deletePredecessor(ctx context.Context, s *fleet.Snapshot) (f
 	if firstOther(&after, successorID(s)) != nil {
 		return fleet.Repeat(c), nil
 	}
-	if t := after.Instance(successorID(s)); t != nil && t.Serving {
+	switch t := after.Instance(successorID(s)); {
+	case t == nil:
+	case t.Serving:
 		settle(s, *t, &c)
+	case t.Power == fleet.PowerOff && t.Exit != nil:
+		c.End = fleet.StateExited // a job that was done before it was healthy
 	}
 	return fleet.Advance(c), nil
 }
@@ -278,6 +285,14 @@ func (w *workflows) delete(ctx context.Context, s *fleet.Snapshot, i *fleet.Inst
 		c.Volume = &detached
 	}
 	return c, nil
+}
+
+// holdMemory asks for the memory of the instance that is about to be started.
+func (w *workflows) holdMemory(_ context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
+	t := target(s)
+	return fleet.Advance(fleet.Changes{Hold: &fleet.Hold{
+		HostID: t.HostID, MemoryMiB: int64(t.Spec.MemoryMiB), DiskMiB: s.Installation.HeldDiskMiB,
+	}}), nil
 }
 
 // releaseMemory ends a hibernation: the disk and the address stay held.

@@ -31,7 +31,7 @@ func Workflows(o Options) []*engine.Workflow {
 		{Kind: fleet.OperationUpdate, Steps: up, Rollback: []engine.Step{
 			w.deleteSuccessorStep(), w.startPredecessorStep(), w.awaitPredecessorStep()}},
 		{Kind: fleet.OperationWake, Steps: up},
-		{Kind: fleet.OperationRestart, Steps: []engine.Step{w.stopStep(), w.startStep(), w.awaitHealthyStep()}},
+		{Kind: fleet.OperationRestart, Steps: []engine.Step{w.holdMemoryStep(), w.stopStep(), w.startStep(), w.awaitHealthyStep()}},
 		{Kind: fleet.OperationHibernate, Steps: []engine.Step{w.stopStep(), w.releaseMemoryStep()}},
 		{Kind: fleet.OperationDelete, Steps: []engine.Step{w.deleteInstancesStep(), w.deleteVolumeStep(), w.releaseStep()}},
 	}
@@ -55,17 +55,15 @@ func (w *workflows) stopStep() engine.Step {
 func (w *workflows) ensureVolumeStep() engine.Step {
 	return engine.Step{Name: "ensure-volume", Run: w.ensureVolume, Executor: w.host, Timeout: 5 * time.Minute,
 		Skip: func(s *fleet.Snapshot) bool {
-			return s.Volume == nil || s.Installation.Hibernated && s.Operation.Kind == fleet.OperationUpdate ||
+			return s.Volume == nil || asleep(s) ||
 				s.Volume.ProviderRef != "" && s.Volume.SizeMiB >= s.Installation.DiskMiB
 		}}
 }
 
 func (w *workflows) startStep() engine.Step {
+	// Also where it is on by its row: a stop that failed may have stopped it.
 	return engine.Step{Name: "start-instance", Run: w.start, Executor: w.host,
-		Skip: func(s *fleet.Snapshot) bool {
-			t := target(s)
-			return t == nil || t.Power == fleet.PowerOn || s.Installation.Hibernated && s.Operation.Kind == fleet.OperationUpdate
-		}}
+		Skip: func(s *fleet.Snapshot) bool { return target(s) == nil || asleep(s) }}
 }
 
 func (w *workflows) awaitHealthyStep() engine.Step {
@@ -73,7 +71,7 @@ func (w *workflows) awaitHealthyStep() engine.Step {
 		Deadline: func(*fleet.Snapshot) time.Duration { return w.HealthDeadline },
 		Skip: func(s *fleet.Snapshot) bool {
 			t := target(s)
-			return t == nil || t.Serving && t.Power == fleet.PowerOn || s.Installation.Hibernated && s.Operation.Kind == fleet.OperationUpdate
+			return t == nil || t.Serving && t.Power == fleet.PowerOn || asleep(s)
 		}}
 }
 
@@ -84,15 +82,15 @@ func (w *workflows) deletePredecessorStep() engine.Step {
 
 func (w *workflows) deleteSuccessorStep() engine.Step {
 	return engine.Step{Name: "delete-successor", Run: w.deleteSuccessor, Executor: w.host,
-		Skip: func(s *fleet.Snapshot) bool { return s.Instance(successorID(s)) == nil }}
+		Skip: func(s *fleet.Snapshot) bool {
+			// One that was there before the operation is not the operation's to delete.
+			return successorID(s) != plannedID(s) || s.Instance(successorID(s)) == nil
+		}}
 }
 
 func (w *workflows) startPredecessorStep() engine.Step {
 	return engine.Step{Name: "start-predecessor", Run: w.start, Executor: w.host,
-		Skip: func(s *fleet.Snapshot) bool {
-			t := target(s)
-			return s.Installation.Hibernated || t == nil || t.Power == fleet.PowerOn
-		}}
+		Skip: func(s *fleet.Snapshot) bool { return s.Installation.Hibernated || target(s) == nil || !prepared(s) }}
 }
 
 func (w *workflows) awaitPredecessorStep() engine.Step {
@@ -100,7 +98,16 @@ func (w *workflows) awaitPredecessorStep() engine.Step {
 		Deadline: func(*fleet.Snapshot) time.Duration { return w.HealthDeadline },
 		Skip: func(s *fleet.Snapshot) bool {
 			t := target(s)
-			return s.Installation.Hibernated || t == nil || t.Serving && t.Power == fleet.PowerOn
+			return s.Installation.Hibernated || t == nil || !prepared(s) || t.Serving && t.Power == fleet.PowerOn
+		}}
+}
+
+// holdMemoryStep is for a restart of what has no memory held: what slept when its update failed.
+func (w *workflows) holdMemoryStep() engine.Step {
+	return engine.Step{Name: "hold-memory", Run: w.holdMemory,
+		Skip: func(s *fleet.Snapshot) bool {
+			t := target(s)
+			return t == nil || s.Installation.HeldMemoryMiB >= int64(t.Spec.MemoryMiB)
 		}}
 }
 

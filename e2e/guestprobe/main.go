@@ -1,0 +1,54 @@
+// Command guestprobe is a tenant's program that says what it has been given:
+// memory, volume and environment. The tests in e2e run it in a virtual machine.
+package main
+
+import (
+	"encoding/json"
+	"log"
+	"net/http"
+	"os"
+	"syscall"
+)
+
+// report is what GET / answers.
+type report struct {
+	MemoryMiB int64             `json:"memory_mib"`
+	DiskMiB   int64             `json:"disk_mib"`
+	Env       map[string]string `json:"env"`
+}
+
+func main() {
+	http.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		r, err := look()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		if err := json.NewEncoder(w).Encode(r); err != nil {
+			log.Print(err)
+		}
+	})
+	log.Fatal(http.ListenAndServe(":8080", nil))
+}
+
+func look() (report, error) {
+	var memory syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&memory); err != nil {
+		return report{}, err
+	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs("/data", &disk); err != nil {
+		return report{}, err
+	}
+	r := report{
+		MemoryMiB: int64(memory.Totalram) * int64(memory.Unit) >> 20,
+		DiskMiB:   int64(disk.Blocks) * disk.Bsize >> 20,
+		Env:       map[string]string{},
+	}
+	for _, name := range []string{"PLAIN", "PASSWORD"} {
+		if value, ok := os.LookupEnv(name); ok {
+			r.Env[name] = value
+		}
+	}
+	return r, nil
+}
