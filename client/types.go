@@ -141,8 +141,8 @@ type StepDone struct {
 	StartedAt  time.Time `json:"started_at"`
 	FinishedAt time.Time `json:"finished_at"`
 	// Number is the step's place in its workflow, from 1; skipped steps leave gaps.
-	Number     int       `json:"number"`
-	Attempts   int       `json:"attempts"`
+	Number   int `json:"number"`
+	Attempts int `json:"attempts"`
 }
 
 // Explanation is what an installation waits for, and why.

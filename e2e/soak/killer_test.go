@@ -75,7 +75,7 @@ type killer struct {
 }
 
 // kill kills the provisioner once and starts it again. It aims at any of the
-// steps that were hit least often, and the tenants are asked to bring about one of them.
+// steps that were not hit yet, and the tenants are asked to bring about one of them.
 func (k *killer) kill(ctx context.Context) error {
 	want := k.choose()
 	k.wanted.Store(&want[0])
@@ -101,11 +101,12 @@ func (k *killer) kill(ctx context.Context) error {
 	return nil
 }
 
-// choose returns the steps that were hit least often, in a random order.
+// choose returns the steps that were not hit yet, or all of them, in a random order.
 func (k *killer) choose() []target {
-	all := targets()
-	least := k.hits[slices.MinFunc(all, func(a, b target) int { return k.hits[a] - k.hits[b] })]
-	all = slices.DeleteFunc(all, func(a target) bool { return k.hits[a] > least })
+	all := slices.DeleteFunc(targets(), func(a target) bool { return k.hits[a] > 0 })
+	if len(all) == 0 {
+		all = targets()
+	}
 	k.random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	return all
 }

@@ -63,7 +63,6 @@ func rooms() []room {
 		{path: "bench/...", may: []string{"..."}, reason: "measures the parts as cmd/provisioner joins them"},
 		{path: "scripts", reason: "runs the scripts' own test: they are shell"},
 		{path: "internal/archtest", reason: "reads the tree as text"},
-		{path: "internal/zdeps", reason: "temporary: pins dependencies while the first packages are written"},
 	}
 }
 
@@ -97,9 +96,6 @@ func fences() []fence {
 		{imports: []string{"C"}, reason: "binaries are static, and images are built anywhere"},
 	}
 }
-
-// unfenced may import anything from outside, because it only pins versions.
-const unfenced = "internal/zdeps"
 
 // hypervisors are programs that only a provider runs. A literal that is equal
 // to one of them, outside of providers and tests, breaks the rule.

@@ -185,7 +185,7 @@ func (t tree) checkPackage(name string, r room, fences []fence) []string {
 		}
 		for _, f := range fences {
 			fenced := slices.ContainsFunc(f.imports, func(i string) bool { return matches(i+"/...", u.what) })
-			if fenced && name != unfenced && !anyMatches(f.only, name) && !(u.test && anyMatches(f.tests, name)) {
+			if fenced && !anyMatches(f.only, name) && !(u.test && anyMatches(f.tests, name)) {
 				report(u, f.reason)
 			}
 		}

@@ -111,7 +111,7 @@ type StepDone struct {
 	StartedAt  time.Time `json:"started_at"`
 	FinishedAt time.Time `json:"finished_at"`
 	// Number is the step's place in its workflow, from 1; skipped steps leave gaps.
-	Number     int       `json:"number"`
+	Number int `json:"number"`
 	// Attempts counts the tries it took, the last one included.
 	Attempts int `json:"attempts"`
 }
