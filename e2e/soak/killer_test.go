@@ -101,9 +101,14 @@ func (k *killer) kill(ctx context.Context) error {
 	return nil
 }
 
+// missing returns the steps that no kill has hit yet.
+func (k *killer) missing() []target {
+	return slices.DeleteFunc(targets(), func(a target) bool { return k.hits[a] > 0 })
+}
+
 // choose returns the steps that were not hit yet, or all of them, in a random order.
 func (k *killer) choose() []target {
-	all := slices.DeleteFunc(targets(), func(a target) bool { return k.hits[a] > 0 })
+	all := k.missing()
 	if len(all) == 0 {
 		all = targets()
 	}
@@ -182,6 +187,10 @@ func (k *killer) await(ctx context.Context, lines *bufio.Reader, want []target, 
 			}
 			line := rest
 			rest = nil
+			// The log has no line for the beginning of a rollback. It follows at once where a machine ended in a crash loop.
+			if slices.Contains(want, target{"update", "delete-successor"}) && bytes.Contains(line, []byte("reason=crash-loop")) {
+				return sleep(ctx, time.Duration(k.random.IntN(40_000))*time.Microsecond)
+			}
 			if any && bytes.Contains(line, []byte(" next=")) || slices.ContainsFunc(want, func(w target) bool {
 				return bytes.Contains(line, []byte("next="+w.step+" ")) && bytes.Contains(line, []byte("kind="+w.kind+" "))
 			}) {

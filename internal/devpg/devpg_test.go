@@ -93,6 +93,7 @@ func TestStartAfterKill(t *testing.T) {
 	require.NoError(t, again.Stop(t.Context()))
 	require.Empty(t, processes(again.dataDir))
 	require.NoDirExists(t, again.socket)
+	endWell(t, dir)
 }
 
 // Lock files of a crash: a number that is another process's by now, and files
@@ -203,4 +204,5 @@ func TestLongPath(t *testing.T) {
 	kill(t, mainPID(t, s), unix.SIGKILL)
 	require.NoError(t, s.Stop(t.Context()))
 	require.NoDirExists(t, s.socket)
+	endWell(t, dir)
 }

@@ -96,6 +96,15 @@ func requireNothingRuns(t testing.TB, s *Server) {
 	require.NoFileExists(t, filepath.Join(s.dataDir, "postmaster.pid"))
 }
 
+// endWell ends a test that killed the server: only the next start takes the
+// System V shared memory away that the kernel keeps of the killed one.
+func endWell(t testing.TB, dir string) {
+	t.Helper()
+	s, _ := begin(t, Options{Dir: dir})
+	require.NoError(t, s.Stop(t.Context()))
+	requireNothingRuns(t, s)
+}
+
 // bystander is a live process of the server's account that is no Postgres.
 func bystander(t testing.TB, dir string) int {
 	t.Helper()

@@ -1,6 +1,9 @@
 package fleet
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Power is whether a machine runs.
 type Power string
@@ -128,8 +131,9 @@ type Endpoint struct {
 
 // Exit tells how a program ended.
 type Exit struct {
-	// Reason is ReasonProgramExited, ReasonCrashLoop, ReasonGuestPanic or
-	// ReasonHostLost; empty for a clean stop that was asked for.
+	// Reason is ReasonProgramExited, ReasonCrashLoop, ReasonGuestPanic,
+	// ReasonHostLost, or ReasonProvider where the machine could not be started;
+	// empty for a clean stop that was asked for.
 	Reason Reason `json:"reason,omitempty"`
 	// Code is the exit code; -1 where it ended by a signal or is unknown.
 	Code   int       `json:"code"`
@@ -137,6 +141,26 @@ type Exit struct {
 	At     time.Time `json:"at,omitzero"`
 	// LastLines are the last lines of its console, oldest first, at most 20.
 	LastLines []string `json:"last_lines,omitempty"`
+}
+
+// String says in one line, for people, how a program ended.
+func (x Exit) String() string {
+	how := fmt.Sprintf("the program ended with exit code %d", x.Code)
+	if x.Signal != "" {
+		how = "the program was ended by signal " + x.Signal
+	}
+	switch x.Reason {
+	case ReasonCrashLoop:
+		how = "the program kept ending; the last time, " + how
+	case ReasonGuestPanic:
+		how = "the guest's kernel panicked"
+	case ReasonHostLost:
+		how = "the virtual machine went away with its host"
+	}
+	if n := len(x.LastLines); n > 0 {
+		how += "; its last line was: " + x.LastLines[n-1]
+	}
+	return how
 }
 
 // ImageFiles is a built image as files on this host, ready to boot.

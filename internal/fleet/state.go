@@ -106,11 +106,11 @@ var retried = map[State]OperationKind{
 func Transitions() []Transition {
 	var all []Transition
 	for _, l := range lives {
-		from := l.from
+		from := slices.Clone(l.from)
 		// A retry asks for the same operation again from where it failed.
 		for state, kind := range retried {
 			if kind == l.kind && !slices.Contains(from, state) {
-				from = append(slices.Clone(from), state)
+				from = append(from, state)
 			}
 		}
 		slices.Sort(from)

@@ -1,9 +1,6 @@
 package fleet
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // ExpectedInstance is what the store says of one instance, for the sweep to
 // compare with the provider's list. It is small, because a sweep reads all of
@@ -61,24 +58,4 @@ func FirstEndpoint(endpoints []Endpoint) (Endpoint, bool) {
 		return Endpoint{}, false
 	}
 	return endpoints[0], true
-}
-
-// String says in one line, for people, how a program ended.
-func (x Exit) String() string {
-	how := fmt.Sprintf("the program ended with exit code %d", x.Code)
-	if x.Signal != "" {
-		how = "the program was ended by signal " + x.Signal
-	}
-	switch x.Reason {
-	case ReasonCrashLoop:
-		how = "the program kept ending; the last time, " + how
-	case ReasonGuestPanic:
-		how = "the guest's kernel panicked"
-	case ReasonHostLost:
-		how = "the virtual machine went away with its host"
-	}
-	if n := len(x.LastLines); n > 0 {
-		how += "; its last line was: " + x.LastLines[n-1]
-	}
-	return how
 }

@@ -25,18 +25,18 @@ func bulkSQL(n int) []string {
 				p.id, p.id, false, h.id, 128, 1024, CASE WHEN n %% 11 = 5 THEN dormouse_now() END
 			FROM generate_series(1, %d) n, (SELECT id FROM cluster ORDER BY name LIMIT 1) c, (SELECT id FROM package LIMIT 1) p, (SELECT id FROM host LIMIT 1) h`,
 			id("a", "n"), n),
-		fmt.Sprintf(`INSERT INTO instance (id, installation_id, role, cluster_id, host_id, provider_ref, spec, serving, power, endpoints, deleted_at)
+		`INSERT INTO instance (id, installation_id, role, cluster_id, host_id, provider_ref, spec, serving, power, endpoints, deleted_at)
 			SELECT 'b' || substr(i.id, 2), i.id, 'application', i.cluster_id, i.held_host_id, 'vm' || i.id,
 				jsonb_build_object('generation', 1, 'package_id', i.package_id, 'image', repeat('0123456789abcdef', 4), 'kernel', 'linux',
 					'memory_mib', 128, 'vcpus', 1, 'manifest', p.manifest, 'env', i.env),
 				i.state = 'stable', CASE i.state WHEN 'stable' THEN 'on' ELSE 'off' END,
 				'[{"port": 80, "protocol": "http", "address": "10.77.0.2:80"}]', i.deleted_at
-			FROM installation i JOIN package p ON p.id = i.package_id`),
+			FROM installation i JOIN package p ON p.id = i.package_id`,
 		`INSERT INTO volume (id, installation_id, role, cluster_id, host_id, provider_ref, size_mib, attached_instance_id, deleted_at)
 			SELECT 'v' || substr(id, 2), installation_id, role, cluster_id, host_id, 'disk', 1024, CASE WHEN serving THEN id END, deleted_at FROM instance`,
-		fmt.Sprintf(`INSERT INTO address_lease (id, host_id, address, mac, installation_id, leased_at, released_at)
+		`INSERT INTO address_lease (id, host_id, address, mac, installation_id, leased_at, released_at)
 			SELECT i.held_host_id || '-x' || i.id, i.held_host_id, '10.78.' || substr(i.id, 2), '', CASE WHEN i.deleted_at IS NULL THEN i.id END,
-				dormouse_now(), i.deleted_at FROM installation i`),
+				dormouse_now(), i.deleted_at FROM installation i`,
 		fmt.Sprintf(`INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, owner, state, request_state, step, step_number,
 				steps_total, steps, epoch, generation, observed, created_at, started_at, finished_at)
 			SELECT %s, k.kind, 'installation', i.id, i.name, i.owner,

@@ -183,9 +183,6 @@ func (t *Tx) commit(ctx context.Context, results []fleet.Result) ([]fleet.Commit
 		if err := t.s.moves.check(*r); err != nil {
 			return nil, err
 		}
-		if err := t.writeCheck(ctx, *r); err != nil {
-			return nil, err
-		}
 		c := r.Changes
 		row := commitRow{Result: *r, Verified: c.Verified, Running: c.Running, Observed: c.Observed,
 			ReleaseAddress: c.ReleaseAddress, Touch: r.InstallationID != "" && touches(*r)}
@@ -200,7 +197,19 @@ func (t *Tx) commit(ctx context.Context, results []fleet.Result) ([]fleet.Commit
 			volumes = append(volumes, volumeRow{r.OperationID, *c.Volume, !c.Volume.DeletedAt.IsZero()})
 		}
 	}
-	return t.write(ctx, rows, instances, volumes, granted)
+	out, err := t.write(ctx, rows, instances, volumes, granted)
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range results {
+		if out[i].Stale || r.ClusterID == "" {
+			continue
+		}
+		if err := t.writeHosts(ctx, r); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 func (t *Tx) write(ctx context.Context, rows []commitRow, instances []instanceRow, volumes []volumeRow, granted map[fleet.OperationID]grant) ([]fleet.Committed, error) {
@@ -263,7 +272,12 @@ const (
 	hostsSQL = `INSERT INTO host (id, cluster_id, name, state, memory_mib, disk_mib, address_pool)
 SELECT h.id, $1, h.name, h.state, h.memory_mib, h.disk_mib, h.address_pool
 FROM jsonb_to_recordset($2::jsonb) AS h (id text, name text, state text, memory_mib bigint, disk_mib bigint, address_pool text)
-ON CONFLICT (id) DO UPDATE SET name = excluded.name, memory_mib = excluded.memory_mib, disk_mib = excluded.disk_mib`
+ON CONFLICT (id) DO UPDATE SET cluster_id = excluded.cluster_id, name = excluded.name, memory_mib = excluded.memory_mib,
+	disk_mib = excluded.disk_mib, address_pool = excluded.address_pool`
+
+	// Hosts go with their cluster: a cluster that is made anew may find them again.
+	forgetLeasesSQL = `DELETE FROM address_lease WHERE host_id IN (SELECT id FROM host WHERE cluster_id = $1)`
+	forgetHostsSQL  = `DELETE FROM host WHERE cluster_id = $1`
 
 	// The first address of a pool is the host's own; the last is the broadcast
 	// address. The MAC follows from the address: 52:54 and its four bytes.
@@ -275,9 +289,16 @@ FROM (SELECT id, address_pool::inet AS pool FROM host WHERE cluster_id = $1 AND 
 ON CONFLICT DO NOTHING`
 )
 
-// writeCheck stores what a cluster's check found: the report, the hosts, and
-// the addresses that their pools offer.
-func (t *Tx) writeCheck(ctx context.Context, r fleet.Result) error {
+// writeHosts stores what a cluster's check found: the report, the hosts, and
+// the addresses that their pools offer. It forgets them with the cluster.
+func (t *Tx) writeHosts(ctx context.Context, r fleet.Result) error {
+	if r.To == string(fleet.ClusterDeleted) {
+		for _, query := range []string{forgetLeasesSQL, forgetHostsSQL} {
+			if _, err := t.exec(ctx, "forgetting the cluster's hosts", query, r.ClusterID); err != nil {
+				return err
+			}
+		}
+	}
 	if r.Changes.Check == nil {
 		return nil
 	}

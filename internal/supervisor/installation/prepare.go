@@ -148,7 +148,7 @@ func plan(s *fleet.Snapshot, config fleet.InstanceConfig) (fleet.Changes, bool) 
 	if held := (fleet.Hold{HostID: inst.HeldHostID, MemoryMiB: inst.HeldMemoryMiB, DiskMiB: inst.HeldDiskMiB}); hold != held {
 		c.Hold = &hold
 	}
-	if host.AddressPool != "" && s.Lease == nil {
+	if host.AddressPool != "" && (s.Lease == nil || s.Lease.HostID != host.ID) {
 		c.Address = host.ID
 	}
 	if hold.DiskMiB > 0 && s.Volume == nil {

@@ -190,29 +190,9 @@ func (w *workflows) ended(s *fleet.Snapshot, i fleet.Instance, st fleet.Instance
 	if reason == "" {
 		reason = fleet.ReasonProgramExited
 	}
-	out := fleet.Fail(reason, Describe(*st.Exit))
+	out := fleet.Fail(reason, st.Exit.String())
 	out.Changes = c
 	return out
-}
-
-// Describe says in one line how a program ended.
-func Describe(x fleet.Exit) string {
-	how := fmt.Sprintf("the program ended with exit code %d", x.Code)
-	if x.Signal != "" {
-		how = "the program was ended by signal " + x.Signal
-	}
-	switch x.Reason {
-	case fleet.ReasonCrashLoop:
-		how = "the program kept ending; the last time, " + how
-	case fleet.ReasonGuestPanic:
-		how = "the guest's kernel panicked"
-	case fleet.ReasonHostLost:
-		how = "the virtual machine went away with its host"
-	}
-	if n := len(x.LastLines); n > 0 {
-		how += "; its last line was: " + x.LastLines[n-1]
-	}
-	return how
 }
 
 // serve is the change that puts a healthy instance in service.

@@ -1,0 +1,44 @@
+package store
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"dormouse/internal/fleet"
+)
+
+// A machine that belonged to a cluster which was deleted kept that cluster's
+// row: a cluster made anew on it had no host, and no create ever fitted.
+func TestHostsGoWithTheirClusterAndComeBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := t.Context()
+	host := w.cluster.Hosts[0]
+	_, err := w.DeleteCluster(ctx, "local", fleet.IdempotencyKey{})
+	require.NoError(t, err)
+	s := w.claimOne()
+	stale := fleet.Result{OperationID: s.Operation.ID, Epoch: s.Operation.Epoch - 1, ClusterID: s.Cluster.ID, State: fleet.OperationSucceeded,
+		Step: "confirm-empty", StepNumber: 1, StepsTotal: 1, Done: "confirm-empty", From: string(s.Cluster.State), To: string(fleet.ClusterDeleted)}
+	require.True(t, w.commit(stale)[0].Stale)
+	c, err := w.Cluster(ctx, string(s.Cluster.ID))
+	require.NoError(t, err)
+	require.Len(t, c.Hosts, 1, "a stale result forgets nothing")
+	done := stale
+	done.Epoch = s.Operation.Epoch
+	require.False(t, w.commit(done)[0].Stale)
+	c, err = w.Cluster(ctx, string(s.Cluster.ID))
+	require.NoError(t, err)
+	require.Empty(t, c.Hosts)
+
+	_, err = w.CreateCluster(ctx, fleet.NewCluster{ID: fleet.ClusterID(fleet.NewID()), OperationID: fleet.OperationID(fleet.NewID()),
+		Name: "local", Provider: fleet.ProviderSim})
+	require.NoError(t, err)
+	s = w.claimOne()
+	w.commit(fleet.Result{OperationID: s.Operation.ID, Epoch: s.Operation.Epoch, ClusterID: s.Cluster.ID, State: fleet.OperationSucceeded,
+		Step: "check", StepNumber: 1, StepsTotal: 1, Done: "check", From: string(s.Cluster.State), To: string(fleet.ClusterStable),
+		Changes: fleet.Changes{Check: &fleet.CheckReport{Hosts: []fleet.Host{host}}}})
+	c, err = w.Cluster(ctx, "local")
+	require.NoError(t, err)
+	require.Len(t, c.Hosts, 1)
+}
