@@ -70,6 +70,7 @@ type Engine struct {
 	waiting   map[string]fleet.OperationID // signal key → operation
 	keysOf    map[fleet.OperationID][]string
 	signalled map[fleet.OperationID][]string // by which keys
+	more      bool                           // the last claim may have left due work for want of slots
 	denied    map[fleet.OperationID]bool     // waiting for capacity or an address
 	// freed counts how often capacity was given back here, so that who asked
 	// before and waits after does not miss it.
@@ -240,6 +241,7 @@ func (e *Engine) claim(ctx, work context.Context) bool {
 	e.mu.Lock()
 	free, bulk := e.room()
 	if free <= 0 {
+		e.more = true
 		e.mu.Unlock()
 		return false // the signals stay for when a slot is free
 	}
@@ -263,14 +265,23 @@ func (e *Engine) claim(ctx, work context.Context) bool {
 		}
 		return false
 	}
+	bulks := 0
 	for _, s := range snaps {
 		delete(taken, s.Operation.ID)
+		if s.Operation.Class == fleet.ClassBulk {
+			bulks++
+		}
 		e.start(work, s, freed)
 	}
 	e.strayed(taken)
 	// Fewer than there was room for: nothing else was due. What comes later, and
-	// what another transaction was writing just now, calls.
-	return len(snaps) >= free
+	// what another transaction was writing just now, calls. Where there may be
+	// more, whoever ends next calls, unless room has been made meanwhile.
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.more = len(snaps) >= free || bulks >= bulk
+	freeNow, bulkNow := e.room()
+	return freeNow > 0 && (len(snaps) >= free || bulks >= bulk && bulkNow > 0)
 }
 
 // strayed takes care of signals for operations that were not to be claimed:
@@ -304,7 +315,7 @@ func (e *Engine) start(work context.Context, s fleet.Snapshot, freed uint64) {
 		defer cancel()
 		e.work(ctx, r)
 		e.mu.Lock()
-		free, bulk := e.room()
+		more := e.more
 		if e.running[s.Operation.ID] == r { // else a signal has had it claimed again already
 			delete(e.running, s.Operation.ID)
 		}
@@ -316,7 +327,7 @@ func (e *Engine) start(work context.Context, s fleet.Snapshot, freed uint64) {
 		for _, key := range late {
 			e.o.Unsolicited(key)
 		}
-		if free <= 0 || bulk == 0 && s.Operation.Class == fleet.ClassBulk {
+		if more {
 			e.Wake() // there may be work that found no slot
 		}
 	})
