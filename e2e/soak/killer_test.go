@@ -34,10 +34,15 @@ func (t target) leadsTo(action string) bool {
 	return kindOf(action) == t.kind
 }
 
-// first tells whether the step is the first that its operation runs.
-func (t target) first() bool {
-	return slices.Contains([]target{{"create", "prepare"}, {"update", "prepare"}, {"wake", "prepare"}, {"restart", "stop-instance"},
-		{"hibernate", "stop-instance"}, {"delete", "delete-instances"}}, t)
+// firstOf is the first step that an operation of a kind runs.
+func firstOf(kind string) target {
+	switch kind {
+	case "restart", "hibernate":
+		return target{kind, "stop-instance"}
+	case "delete":
+		return target{kind, "delete-instances"}
+	}
+	return target{kind, "prepare"}
 }
 
 // targets are the steps that operations on installations run here: all but
@@ -62,24 +67,26 @@ func targets() []target {
 
 // killer kills the provisioner at chosen moments.
 type killer struct {
-	env      *harness.Environment
-	random   *rand.Rand
-	wanted   *atomic.Pointer[target]
-	accepted <-chan string
-	hits     map[target]int
+	env    *harness.Environment
+	random *rand.Rand
+	wanted *atomic.Pointer[target]
+	asked  <-chan string
+	hits   map[target]int
 	// patience is how long one kill waits for the step that it wants, and then for any.
 	patience time.Duration
+	// epoch is the highest claim of the process that was killed last.
+	epoch string
 	// kills counts all, running those while a step was claimed; restarts are how long each start took.
 	kills, running, samples int
 	restarts                []time.Duration
 }
 
 // kill kills the provisioner once and starts it again. It aims at any of the
-// steps that were not hit yet, and the tenants are asked to bring about one of them.
+// steps that were hit least often, and the tenants are asked to bring about one of them.
 func (k *killer) kill(ctx context.Context) error {
-	want := k.choose()
+	want, patience := k.choose()
 	k.wanted.Store(&want[0])
-	claimed, err := k.aim(ctx, want)
+	claimed, err := k.aim(ctx, want, patience)
 	if err != nil {
 		return err
 	}
@@ -93,6 +100,12 @@ func (k *killer) kill(ctx context.Context) error {
 	for _, c := range claimed {
 		k.hits[c]++
 	}
+	// What this process held is given back by the next one; until then it is no sign of work.
+	rows, err := k.env.Query(ctx, "SELECT coalesce(max(epoch), 0) FROM operation")
+	if err != nil {
+		return err
+	}
+	k.epoch = rows[0][0]
 	begin := time.Now()
 	if err := k.env.Start(ctx); err != nil {
 		return fmt.Errorf("starting again after a kill during %v: %w", claimed, err)
@@ -106,19 +119,22 @@ func (k *killer) missing() []target {
 	return slices.DeleteFunc(targets(), func(a target) bool { return k.hits[a] > 0 })
 }
 
-// choose returns the steps that were not hit yet, or all of them, in a random order.
-func (k *killer) choose() []target {
-	all := k.missing()
-	if len(all) == 0 {
-		all = targets()
-	}
+// choose returns the steps that were hit least often, in a random order, and
+// how long to wait for one of them: less, once all were hit.
+func (k *killer) choose() ([]target, time.Duration) {
+	all := targets()
+	least := k.hits[slices.MinFunc(all, func(a, b target) int { return k.hits[a] - k.hits[b] })]
+	all = slices.DeleteFunc(all, func(a target) bool { return k.hits[a] > least })
 	k.random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	return all
+	if least > 0 {
+		return all, min(k.patience, 10*time.Second)
+	}
+	return all, k.patience
 }
 
 // aim returns with the provisioner stopped while a wanted step is claimed, or
 // any step once patience is over. It returns what is claimed.
-func (k *killer) aim(ctx context.Context, want []target) ([]target, error) {
+func (k *killer) aim(ctx context.Context, want []target, patience time.Duration) ([]target, error) {
 	log, err := os.Open(k.env.LogPath())
 	if err != nil {
 		return nil, err
@@ -130,9 +146,33 @@ func (k *killer) aim(ctx context.Context, want []target) ([]target, error) {
 	lines := bufio.NewReader(log)
 	begin := time.Now()
 	for {
-		if err := k.await(ctx, lines, want, time.Since(begin) > k.patience); err != nil {
+		if err := k.await(ctx, lines, want, time.Since(begin) > patience); err != nil {
 			return nil, err
 		}
+		claimed, err := k.sample(ctx, want, begin, patience)
+		if err != nil || claimed != nil {
+			return claimed, err
+		}
+		// What was written meanwhile is the past.
+		if _, err := log.Seek(0, io.SeekEnd); err != nil {
+			return nil, err
+		}
+		lines.Reset(log)
+		for len(k.asked) > 0 {
+			<-k.asked
+		}
+	}
+}
+
+// slicesAfterSign is how many slices of a millisecond or two the provisioner is given
+// after a sign that a wanted step begins: between claim and commit it may need no more.
+const slicesAfterSign = 15
+
+// sample stops the provisioner, looks, and lets it go on for a moment, again
+// and again. It returns what is claimed, with the provisioner stopped, or nil
+// with the provisioner running where nothing wanted came up.
+func (k *killer) sample(ctx context.Context, want []target, begin time.Time, patience time.Duration) ([]target, error) {
+	for range slicesAfterSign {
 		if err := k.env.Signal(syscall.SIGSTOP); err != nil {
 			return nil, err
 		}
@@ -142,18 +182,19 @@ func (k *killer) aim(ctx context.Context, want []target) ([]target, error) {
 			return nil, err
 		}
 		switch age := time.Since(begin); {
-		case slices.ContainsFunc(claimed, func(c target) bool { return slices.Contains(want, c) }), age > k.patience && len(claimed) > 0, age > 2*k.patience:
+		case slices.ContainsFunc(claimed, func(c target) bool { return slices.Contains(want, c) }), age > patience && len(claimed) > 0:
 			return claimed, nil
+		case age > 2*patience:
+			return []target{}, nil
 		}
 		if err := k.env.Signal(syscall.SIGCONT); err != nil {
 			return nil, err
 		}
-		// What was written meanwhile is the past.
-		if _, err := log.Seek(0, io.SeekEnd); err != nil {
+		if err := sleep(ctx, time.Duration(500+k.random.IntN(2000))*time.Microsecond); err != nil {
 			return nil, err
 		}
-		lines.Reset(log)
 	}
+	return nil, nil
 }
 
 // await returns when a wanted step begins, as the log or a tenant says.
@@ -169,11 +210,11 @@ func (k *killer) await(ctx context.Context, lines *bufio.Reader, want []target, 
 			return ctx.Err()
 		case <-deadline:
 			return nil
-		case kind := <-k.accepted:
-			if !slices.ContainsFunc(want, func(w target) bool { return w.kind == kind && w.first() }) {
+		case kind := <-k.asked:
+			if !slices.Contains(want, firstOf(kind)) {
 				continue
 			}
-			return sleep(ctx, time.Duration(k.random.IntN(4000))*time.Microsecond)
+			return nil
 		case <-tick.C:
 		}
 		for {
@@ -189,7 +230,7 @@ func (k *killer) await(ctx context.Context, lines *bufio.Reader, want []target, 
 			rest = nil
 			// The log has no line for the beginning of a rollback. It follows at once where a machine ended in a crash loop.
 			if slices.Contains(want, target{"update", "delete-successor"}) && bytes.Contains(line, []byte("reason=crash-loop")) {
-				return sleep(ctx, time.Duration(k.random.IntN(40_000))*time.Microsecond)
+				return sleep(ctx, time.Duration(k.random.IntN(5000))*time.Microsecond)
 			}
 			if any && bytes.Contains(line, []byte(" next=")) || slices.ContainsFunc(want, func(w target) bool {
 				return bytes.Contains(line, []byte("next="+w.step+" ")) && bytes.Contains(line, []byte("kind="+w.kind+" "))
@@ -202,12 +243,16 @@ func (k *killer) await(ctx context.Context, lines *bufio.Reader, want []target, 
 
 // claimed asks the database which steps a worker holds.
 func (k *killer) claimed(ctx context.Context) ([]target, error) {
-	rows, err := k.env.Query(ctx, "SELECT kind, step FROM operation WHERE state = 'active' AND worker <> '' AND resource_type = 'installation'")
+	rows, err := k.env.Query(ctx, "SELECT kind, step FROM operation WHERE state = 'active' AND worker <> '' AND resource_type = 'installation' AND epoch > "+k.epoch)
 	if err != nil {
 		return nil, err
 	}
 	var all []target
 	for _, row := range rows {
+		if row[1] == "" { // the row names a step only after the first one
+			all = append(all, firstOf(row[0]))
+			continue
+		}
 		all = append(all, target{row[0], row[1]})
 	}
 	return all, nil

@@ -65,7 +65,7 @@ func TestSoak(t *testing.T) {
 	}()
 
 	var wanted atomic.Pointer[target]
-	accepted := make(chan string, 64)
+	asked := make(chan string, 64)
 	stop := make(chan struct{})
 	working, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -73,14 +73,14 @@ func TestSoak(t *testing.T) {
 	tenants := make([]*tenant, count)
 	for i := range tenants {
 		tenants[i] = &tenant{env: e, client: c, name: fmt.Sprintf("tenant-%d", i), random: rand.New(rand.NewPCG(seed, uint64(i))),
-			wanted: &wanted, accepted: accepted, packages: packages}
+			wanted: &wanted, asked: asked, packages: packages}
 		work.Go(func() {
 			if err := tenants[i].live(working, stop); err != nil {
 				fail(err)
 			}
 		})
 	}
-	k := &killer{env: e, random: rand.New(rand.NewPCG(seed, 1<<32)), wanted: &wanted, accepted: accepted, hits: map[target]int{}, patience: patience}
+	k := &killer{env: e, random: rand.New(rand.NewPCG(seed, 1<<32)), wanted: &wanted, asked: asked, hits: map[target]int{}, patience: patience, epoch: "0"}
 	begin := time.Now()
 	for range kills {
 		if err := k.kill(working); err != nil {

@@ -21,8 +21,8 @@ type tenant struct {
 	random *rand.Rand
 	// wanted is the kind of operation that is to be hit next.
 	wanted *atomic.Pointer[target]
-	// accepted is told of every accepted request.
-	accepted chan<- string
+	// asked is told the kind of every request, right before it is sent.
+	asked    chan<- string
 	packages [2]string
 
 	// What is asked for now.
@@ -90,16 +90,16 @@ func (t *tenant) live(ctx context.Context, stop <-chan struct{}) error {
 }
 
 func (t *tenant) do(ctx context.Context, action string) error {
+	select {
+	case t.asked <- kindOf(action):
+	default:
+	}
 	in, err := t.ask(ctx, action)
 	if err != nil {
 		return err
 	}
 	if in.Operation == nil {
 		return errors.New("the answer names no operation")
-	}
-	select {
-	case t.accepted <- in.Operation.Kind:
-	default:
 	}
 	op, err := t.client.Operations.Follow(ctx, in.Operation.ID, nil)
 	if err != nil {
