@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -39,6 +40,7 @@ type config struct {
 	logLevel       string
 	logFormat      string
 	databaseConns  int
+	healthDeadline time.Duration
 }
 
 func (c *config) bind(flags *pflag.FlagSet) {
@@ -52,6 +54,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.initPath, "init", "", "the init of linux guests (default: `init` beside this program)")
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
 	flags.StringVar(&c.logFormat, "log-format", "text", "text or json")
+	flags.DurationVar(&c.healthDeadline, "health-deadline", 2*time.Minute, "how long a started instance has to become healthy")
 	flags.IntVar(&c.databaseConns, "database-conns", 32, "connections to the database at most: half for the API, half for the supervisors")
 }
 
@@ -89,6 +92,8 @@ func (c *config) check() error {
 		}
 	}
 	switch {
+	case c.healthDeadline < time.Second:
+		return fleet.Errorf(fleet.KindInvalid, "--health-deadline %s is too short: an instance boots first", c.healthDeadline)
 	case len(c.roles) == 0:
 		return fleet.Errorf(fleet.KindInvalid, "--roles is empty: name at least one of api, supervisor, gateway and host")
 	case c.dev && c.database != "":

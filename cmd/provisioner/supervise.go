@@ -29,7 +29,7 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 	if !s.c.has(roleSupervisor) {
 		return nil
 	}
-	workflows := installation.Workflows(installation.Options{Places: s.places.installation(), Secrets: s.box})
+	workflows := installation.Workflows(installation.Options{Places: s.places.installation(), Secrets: s.box, HealthDeadline: s.c.healthDeadline})
 	workflows = append(workflows, cluster.Workflows(s.places.cluster())...)
 	var hosts []fleet.HostID
 	if s.c.has(roleHost) {

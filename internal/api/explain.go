@@ -53,6 +53,8 @@ func explainActive(e *client.Explanation, op *fleet.Operation, now time.Time) {
 	}
 	step := fmt.Sprintf("the %s of %s is at step %s (%d of %d)", op.Kind, e.Installation, op.Step, op.StepNumber, op.StepsTotal)
 	switch {
+	case op.Step == "" && op.Worker != "":
+		e.Summary = fmt.Sprintf("the %s of %s is at its first step%s", op.Kind, e.Installation, lasting(op.StartedAt, now))
 	case op.Step == "" || op.StartedAt.IsZero() && op.Attempt == 0 && op.WaitReason == "":
 		e.Summary = fmt.Sprintf("the %s of %s waits%s for a worker", op.Kind, e.Installation, lasting(op.CreatedAt, now))
 	case op.WaitReason == fleet.WaitBackoff:
@@ -72,6 +74,8 @@ func explainActive(e *client.Explanation, op *fleet.Operation, now time.Time) {
 func nextOf(op *fleet.Operation) string {
 	var next string
 	switch {
+	case op.Step == "" && op.Worker != "":
+		return "the step after it"
 	case op.Step == "":
 		return "a worker begins with the first step"
 	case op.WaitReason == fleet.WaitBackoff || op.Attempt > 0:

@@ -32,6 +32,14 @@ func TestExplain(t *testing.T) {
 			client.Explanation{Summary: "the create of acme waits for 12s for a worker", Since: epochTime, NextAt: epochTime,
 				Next: "a worker begins with the first step", Accepts: []string{"update", "restart", "hibernate", "delete"}},
 		},
+		// It was said to wait for a worker all through its first step.
+		"First step": {
+			fleet.InstallationView{Installation: fleet.Installation{State: fleet.StateCreationInProgress},
+				Operation: &fleet.Operation{Kind: fleet.OperationCreate, State: fleet.OperationActive, CreatedAt: epochTime, StartedAt: epochTime,
+					Worker: "w", DueAt: epochTime}},
+			client.Explanation{Summary: "the create of acme is at its first step for 12s", Since: epochTime, NextAt: epochTime,
+				Next: "the step after it", Accepts: []string{"update", "restart", "hibernate", "delete"}},
+		},
 		"Running": {
 			fleet.InstallationView{Installation: fleet.Installation{State: fleet.StateCreationInProgress}, Operation: active(func(*fleet.Operation) {})},
 			client.Explanation{Summary: "the create of acme is at step create-instance (3 of 6) for 12s", Since: epochTime,

@@ -195,7 +195,7 @@ func goneFromConsole(lines []string) *guest.Message {
 func lastOf(lines []string) []string {
 	var kept []string
 	for _, line := range lines {
-		if !strings.HasPrefix(line, guest.GoneLine) && !strings.HasSuffix(line, "] reboot: Power down") {
+		if !strings.HasPrefix(line, guest.GoneLine) && !strings.HasPrefix(line, "dormouse-init: the program ended") && !strings.HasSuffix(line, "] reboot: Power down") {
 			kept = append(kept, line)
 		}
 	}

@@ -387,6 +387,8 @@ func (e *Engine) report(r *run, res *fleet.Result, c fleet.Committed, took time.
 		log.WithFields(logrus.Fields{"reason": res.FailReason, "error": res.Error}).Warn("operation failed")
 	case res.State == fleet.OperationSucceeded:
 		log.WithField("state", res.To).Info("operation succeeded")
+	case res.Done == "" && res.Step != r.snap.Operation.Step && r.snap.Operation.Step != "":
+		log.WithFields(logrus.Fields{"step": r.snap.Operation.Step, "next": res.Step, "reason": res.FailReason, "error": res.Error}).Warn("step failed; rolling back")
 	case res.Done != "":
 		log.WithFields(logrus.Fields{"done": res.Done, "next": res.Step}).Info("step done")
 	case res.Attempt > r.snap.Operation.Attempt:
