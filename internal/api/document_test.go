@@ -281,7 +281,10 @@ func routesBlock(routes []route, doc *openapi3.T) string {
 	var b strings.Builder
 	b.WriteString("| path | what it does |\n|---|---|\n")
 	for i, rt := range routes {
-		summary := rt.method + ": " + doc.Paths.Value(rt.path).GetOperation(rt.method).Summary
+		summary := rt.method + ": "
+		if item := doc.Paths.Value(rt.path); item != nil && item.GetOperation(rt.method) != nil { // else the walk says so
+			summary += item.GetOperation(rt.method).Summary
+		}
 		if i > 0 && routes[i-1].path == rt.path {
 			fmt.Fprintf(&b, " · %s", summary)
 		} else {
