@@ -28,7 +28,8 @@ type Installation struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	// Instance is the virtual machine that serves, or served last; absent before there is one.
 	Instance *Instance `json:"instance,omitempty"`
-	// Operation is the work under way, or else the last one done.
+	// Operation is the work under way, or else the last one done; lists show
+	// only work under way.
 	Operation  *Operation `json:"operation,omitempty"`
 	Generation int64      `json:"generation"`
 	// Version is what If-Match compares, also given as the ETag.

@@ -21,7 +21,14 @@ const viewColumns = `i.id, i.owner, i.name, i.cluster_id, i.state, i.state_reaso
 	x.created_at AS x_created_at, x.image AS x_image, x.x_memory_mib, x.x_generation, coalesce(h.name, '') AS host_name,
 	q.kinds AS queued`
 
-const viewFrom = `
+const viewFrom = besideSQL + `
+LEFT JOIN LATERAL (
+	SELECT * FROM operation a
+	WHERE a.resource_id = i.id AND a.state <> 'queued' ORDER BY a.generation DESC LIMIT 1) o ON true
+` + queuedSQL
+
+// besideSQL joins what is shown beside an installation, but for its operations.
+const besideSQL = `
 FROM installation i
 JOIN cluster c ON c.id = i.cluster_id
 JOIN package p ON p.id = i.package_id
@@ -33,11 +40,9 @@ LEFT JOIN LATERAL (
 	FROM instance n
 	WHERE n.installation_id = i.id AND n.deleted_at IS NULL
 	ORDER BY n.serving DESC, n.created_at DESC LIMIT 1) x ON true
-LEFT JOIN host h ON h.id = x.host_id
-LEFT JOIN LATERAL (
-	SELECT * FROM operation a
-	WHERE a.resource_id = i.id AND a.state <> 'queued' ORDER BY a.generation DESC LIMIT 1) o ON true
-LEFT JOIN LATERAL (
+LEFT JOIN host h ON h.id = x.host_id`
+
+const queuedSQL = `LEFT JOIN LATERAL (
 	SELECT array_agg(b.kind ORDER BY b.generation) AS kinds FROM operation b
 	WHERE b.resource_id = i.id AND b.state = 'queued' AND b.generation > coalesce(o.generation, 0)) q ON true
 `

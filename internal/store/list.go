@@ -11,13 +11,16 @@ import (
 	"dormouse/internal/fleet"
 )
 
-// pageSQL is viewSQL less what a list can do without: what the operation has
-// in common with its installation, and the steps of one that has finished.
+// pageSQL is viewSQL less what a list can do without: operations that have
+// finished, and what an operation has in common with its installation.
 const pageSQL = `SELECT ` + viewColumns + `,
 	o.id, o.kind, o.class, o.state, o.step, o.step_number, o.steps_total, o.step_since,
-	CASE WHEN o.state = 'active' THEN o.steps END, o.attempt, o.executor, o.worker, o.epoch, o.due_at, o.step_deadline_at, o.generation,
-	o.wait_reason, o.wait_detail, o.error_kind, o.fail_reason, o.error, CASE WHEN o.state = 'active' THEN o.observed END, o.revision,
-	o.created_at, o.started_at, o.finished_at` + viewFrom
+	o.steps, o.attempt, o.executor, o.worker, o.epoch, o.due_at, o.step_deadline_at, o.generation,
+	o.wait_reason, o.wait_detail, o.error_kind, o.fail_reason, o.error, o.observed, o.revision,
+	o.created_at, o.started_at, o.finished_at` + besideSQL + `
+LEFT JOIN LATERAL (
+	SELECT * FROM operation a WHERE a.resource_id = i.id AND a.state = 'active' LIMIT 1) o ON true
+` + queuedSQL
 
 // pageDests are where the columns of pageSQL go, in their order. sqlx would
 // find them by name, for every row: half of what a page costs.
@@ -89,8 +92,8 @@ const (
 )
 
 // ListInstallations returns at most q.Limit installations that are not
-// deleted, in order of ID. An operation that has finished comes without its
-// steps and without what it observed: Installation and Operation show those.
+// deleted, in order of ID, each with its operation only while that is under way:
+// Installation and ListOperations show those that have finished.
 //
 // All are one statement. With a filter, the IDs are found first: an owner, a
 // state or a label may be that of nearly all or of none, and the best plan for
