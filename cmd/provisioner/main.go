@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,7 +21,15 @@ import (
 // version is set by the Makefile (-ldflags -X main.version=…).
 var version = "development"
 
+// gcPercent lets the heap, which is a few dozen MiB, grow to five times what is
+// live before it is collected: worth about a tenth of the rate of creates and
+// updates (bench). GOGC in the environment takes precedence.
+const gcPercent = 400
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	if err := root().ExecuteContext(context.Background()); err != nil {
 		if !errors.Is(err, errSilent) {
 			fmt.Fprintf(os.Stderr, "provisioner: %v\n", err)

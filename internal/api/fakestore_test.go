@@ -157,6 +157,9 @@ func (f *fakeStore) ChangeInstallation(_ context.Context, in Change) (Accepted, 
 	if !slices.Contains(fleet.Accepts(v.State), kind) {
 		return Accepted{}, fleet.Errorf(fleet.KindNotAccepted, "installation %s is %s and does not accept this now", v.Name, v.State)
 	}
+	if err := fleet.CheckSealedEnvironment(patched(v.Env, in.Env), patched(v.Secrets, in.Secrets)); err != nil {
+		return Accepted{}, err
+	}
 	op = f.operation(in.OperationID, kind, fleet.ResourceInstallation, string(v.ID), v.Name)
 	v.State, v.Operation = kind.RequestedState(), op
 	v.Version++

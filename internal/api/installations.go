@@ -98,7 +98,7 @@ func checkCreate(in *client.CreateInstallation, m members) error {
 		checkRange("memory_mib", in.MemoryMiB, minMemoryMiB, maxMemoryMiB),
 		checkRange("disk_mib", in.DiskMiB, minDiskMiB, maxDiskMiB),
 		checkRange("vcpus", in.VCPUs, minVCPUs, maxVCPUs),
-		checkEnv("env", in.Env), checkEnv("secrets", in.Secrets), checkEnvironment(in.Env, in.Secrets),
+		checkEnv("env", in.Env), checkEnv("secrets", in.Secrets), fleet.CheckEnvironment(in.Env, in.Secrets),
 		checkLabels(in.Labels),
 	)
 }

@@ -49,7 +49,7 @@ func TestCreateInstallationRefuses(t *testing.T) {
 		require.NoError(t, err)
 		return string(body)
 	}
-	big := `"` + strings.Repeat("x", maxEnvironment) + `"`
+	big := `"` + strings.Repeat("x", fleet.MaxEnvironment) + `"`
 	for name, c := range map[string]struct{ body, field string }{
 		"NoName":           {`{"owner":"o","package":"p"}`, "name"},
 		"NameUpperCase":    {with("name", `"Acme"`), "name"},
@@ -293,7 +293,7 @@ func TestUpdateInstallationRefuses(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	v := h.acme(t, fleet.StateStable)
-	half := strings.Repeat("x", maxEnvironment/2)
+	half := strings.Repeat("x", fleet.MaxEnvironment/2)
 	h.store.installations[v.ID].Env = map[string]string{"A": half}
 	h.store.installations[v.ID].Labels = map[string]string{}
 	for i := range maxLabels {

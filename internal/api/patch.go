@@ -25,7 +25,8 @@ func (s *server) updateInstallation(w http.ResponseWriter, r *http.Request) erro
 		IDOrName: id, Kind: fleet.OperationUpdate,
 		PackageRef: in.Package, MemoryMiB: in.MemoryMiB, DiskMiB: in.DiskMiB, VCPUs: in.VCPUs,
 	}
-	if m.present["env"] || m.present["secrets"] || m.present["labels"] {
+	c.Env = in.Env
+	if m.present["secrets"] || m.present["labels"] || m.null["env"] {
 		v, err := s.Store.Installation(r.Context(), "", id)
 		if fleet.KindOf(err) == fleet.KindNotFound && r.Header.Get("Idempotency-Key") != "" {
 			return s.replayGone(w, r, body, c, err)
@@ -106,15 +107,8 @@ func (s *server) patchMaps(c *Change, v InstallationView, in client.UpdateInstal
 	if err := checkLabels(patched(v.Labels, c.Labels)); err != nil {
 		return err
 	}
-	// A sealed value is base64 of a little more than the value: three quarters
-	// of its length is what counts against the limit.
-	have := make(map[string]string, len(v.Secrets))
-	for name, sealed := range v.Secrets {
-		have[name] = sealed[:len(sealed)/4*3]
-	}
-	if err := checkEnvironment(patched(v.Env, c.Env), patched(have, secrets)); err != nil {
-		return err
-	}
+	// The store bounds what the change makes of env and secrets, in the
+	// transaction that writes it.
 	for name, value := range secrets {
 		if value == nil {
 			continue

@@ -18,16 +18,13 @@ const (
 	minDiskMiB, maxDiskMiB, defaultDiskMiB       = 16, 64 << 20, 1024
 	minVCPUs, maxVCPUs, defaultVCPUs             = 1, 64, 1
 
-	maxOwner = 255
-	maxLabel = 63
-	// maxEnvName and maxEnvironment are in bytes; the latter bounds names and
-	// values of env and secrets together, so that they fit a configuration disk.
-	maxEnvName     = 255
-	maxEnvironment = 256 << 10
-	maxLabels      = 64
-	maxLabelValue  = 255
-	maxSettings    = 64
-	maxSetting     = 1024
+	maxOwner      = 255
+	maxLabel      = 63
+	maxEnvName    = 255 // bytes
+	maxLabels     = 64
+	maxLabelValue = 255
+	maxSettings   = 64
+	maxSetting    = 1024
 )
 
 func isAlnum(c byte) bool {
@@ -179,25 +176,6 @@ func checkEnv(field string, env map[string]string) error {
 		if err := checkEnvValue(field, name, value); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// checkEnvironment bounds env and secrets together, and keeps a name in one of them.
-func checkEnvironment(env, secrets map[string]string) error {
-	total := 0
-	for name, value := range env {
-		total += len(name) + len(value)
-		if _, both := secrets[name]; both {
-			return fleet.InvalidField("secrets."+name, "%s is both in env and in secrets: remove one", name)
-		}
-	}
-	for name, value := range secrets {
-		total += len(name) + len(value)
-	}
-	if total > maxEnvironment {
-		return fleet.InvalidField("env", "env and secrets have %d bytes together, at most %d fit: put large values into a file of the package",
-			total, maxEnvironment)
 	}
 	return nil
 }

@@ -272,7 +272,7 @@ func (r forChange) apply(inst *fleet.Installation, in fleet.Change) error {
 	inst.Env = merge(inst.Env, in.Env)
 	inst.Secrets = merge(inst.Secrets, in.Secrets)
 	inst.Labels = merge(inst.Labels, in.Labels)
-	return nil
+	return fleet.CheckSealedEnvironment(inst.Env, inst.Secrets)
 }
 
 // merge applies a merge patch (RFC 7386) to a flat map.

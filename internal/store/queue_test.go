@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -228,4 +229,24 @@ func TestCommitRefusesWhatNoTableAllows(t *testing.T) {
 	require.Contains(t, err.Error(), `no transition leads from "creation-in-progress" to "hibernating"`)
 	require.Equal(t, fleet.StateCreationInProgress, w.installation("hello").State)
 	w.commit(finish(s, fleet.StateStable))
+}
+
+// The API used to read the installation before each patch to bound the
+// environment, and two patches at once could pass the bound together.
+func TestPatchBoundsTheEnvironment(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.create("hello")
+	half := strings.Repeat("x", fleet.MaxEnvironment/2)
+	patch := func(name string) error {
+		_, err := w.ChangeInstallation(t.Context(), fleet.Change{OperationID: fleet.OperationID(fleet.NewID()), IDOrName: "hello",
+			Kind: fleet.OperationUpdate, Env: map[string]*string{name: &half}})
+		return err
+	}
+	require.NoError(t, patch("A"))
+	err := patch("B")
+	require.Equal(t, fleet.KindInvalid, fleet.KindOf(err))
+	v, err := w.Installation(t.Context(), "", "hello")
+	require.NoError(t, err)
+	require.Len(t, v.Env, 1)
 }
