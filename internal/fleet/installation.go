@@ -44,6 +44,12 @@ type Installation struct {
 	Secrets  map[string]string `json:"secrets"`
 	Labels   map[string]string `json:"labels"`
 	WhenFull WhenFull          `json:"when_full"`
+	// GroupID and GroupRevision are its group and the revision that it pins; Own
+	// is what it sets itself, which wins. Package, size and Env above are what
+	// comes of both.
+	GroupID       GroupID        `json:"group_id,omitempty"`
+	GroupRevision RevisionNumber `json:"group_revision,omitempty"`
+	Own           Own            `json:"own,omitzero"`
 	// VerifiedPackageID, RunningPackageID and SavedPackageID are the releases
 	// that passed their health check, run now, and sleep as saved memory.
 	VerifiedPackageID PackageID `json:"verified_package_id,omitempty"`
@@ -73,8 +79,10 @@ type Instance struct {
 	// Spec is what it was made from; it never changes.
 	Spec InstanceConfig `json:"spec"`
 	// Serving: the one instance of its role that answers the tenant's users.
-	Serving bool  `json:"serving"`
-	Power   Power `json:"power"`
+	Serving bool `json:"serving"`
+	// Clone: a throw-away copy of a sleeper, on which a release is tried.
+	Clone bool  `json:"clone"`
+	Power Power `json:"power"`
 	// Endpoints are where its ports are reached, as last observed.
 	Endpoints []Endpoint `json:"endpoints"`
 	Exit      *Exit      `json:"exit_record,omitempty"`

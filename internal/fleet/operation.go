@@ -15,6 +15,11 @@ const (
 	OperationDelete        OperationKind = "delete"
 	OperationCreateCluster OperationKind = "create-cluster"
 	OperationDeleteCluster OperationKind = "delete-cluster"
+	// OperationVerify tries a release on a clone of a sleeping installation,
+	// whose state it leaves alone. Any request on the installation pre-empts it.
+	OperationVerify OperationKind = "verify"
+	// OperationRollout carries a rollout out, as long as that lasts.
+	OperationRollout OperationKind = "rollout"
 )
 
 // ResourceType is what an operation or event is about.
@@ -25,6 +30,8 @@ const (
 	ResourceInstallation ResourceType = "installation"
 	ResourceCluster      ResourceType = "cluster"
 	ResourcePackage      ResourceType = "package"
+	ResourceGroup        ResourceType = "group"
+	ResourceRollout      ResourceType = "rollout"
 )
 
 // OperationState is where an operation is in its life. A resource has at most
@@ -98,11 +105,25 @@ type Operation struct {
 	Error      string `json:"error"`
 	// Observed is what earlier steps stored for later ones.
 	Observed map[string]string `json:"observed"`
+	// Rollout says for which rollout it works; nil for none.
+	Rollout *RolloutWork `json:"rollout,omitempty"`
 	// Revision rises with every write, so that a watcher can wait for a change.
 	Revision   int64     `json:"revision"`
 	CreatedAt  time.Time `json:"created_at,omitzero"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
+}
+
+// RolloutWork is what an operation on a member does for a rollout.
+type RolloutWork struct {
+	ID RolloutID `json:"id"`
+	// From is what the member pins again if it fails; To is where it leads.
+	From RevisionNumber `json:"from"`
+	To   RevisionNumber `json:"to"`
+	// HealthyForMillis is how long it must answer well, after at most
+	// HealthDeadlineMillis (0: as without a rollout).
+	HealthyForMillis     int64 `json:"healthy_for_ms,omitempty"`
+	HealthDeadlineMillis int64 `json:"health_deadline_ms,omitempty"`
 }
 
 // StepDone is a step that an operation has behind it.
@@ -130,6 +151,10 @@ const (
 	WaitStopped  Reason = "waiting-for-shutdown"
 	WaitCluster  Reason = "waiting-for-cluster"
 	WaitHost     Reason = "waiting-for-host"
+	// WaitRollout: a rollout waits for its members, for time to pass, or for somebody to decide.
+	WaitRollout Reason = "waiting-for-rollout"
+	// WaitSteady: healthy, and watched for a while before it counts as done.
+	WaitSteady Reason = "waiting-for-steady-health"
 )
 
 // Why something failed.
@@ -152,4 +177,8 @@ const (
 	ReasonPredecessor    Reason = "predecessor-failed"
 	ReasonHostLost       Reason = "host-lost"
 	ReasonVolumeTooSmall Reason = "volume-cannot-shrink"
+	// ReasonUnverifiable: a sleeper's release can't be tried on a clone.
+	ReasonUnverifiable Reason = "unverifiable"
+	// ReasonSuperseded: a newer rollout of the same group took over.
+	ReasonSuperseded Reason = "superseded"
 )

@@ -22,6 +22,9 @@ type NewInstallation struct {
 	Env, Labels map[string]string
 	Secrets     map[string]string // sealed
 	WhenFull    WhenFull
+	// Group is where it becomes a member; the zero value is nowhere. Package, size
+	// and VCPUs may then be left (empty, 0) to the group.
+	Group GroupMembership
 }
 
 // Change is a validated request on an installation.
@@ -39,6 +42,11 @@ type Change struct {
 	PackageRef                *string
 	MemoryMiB, DiskMiB, VCPUs *int
 	Env, Labels, Secrets      map[string]*string
+	// FromGroup names what the installation no longer sets itself, so that its
+	// group decides again: "package", "memory_mib", "vcpus".
+	FromGroup []string
+	// Group changes the membership; nil leaves it.
+	Group *GroupMembership
 }
 
 // NewCluster is a validated request to create a cluster.
@@ -75,6 +83,8 @@ type InstallationView struct {
 	Operation *Operation
 	// Queued are the kinds of the operations that follow, in order.
 	Queued []OperationKind
+	// GroupName is its group's; empty where it is in none.
+	GroupName string
 }
 
 // ClusterView is a cluster with what is shown beside it.
@@ -97,6 +107,7 @@ type InstallationQuery struct {
 	Owner   string
 	Cluster string // name
 	State   State
+	Group   string // name
 	Labels  map[string]string
 }
 

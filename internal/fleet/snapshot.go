@@ -24,6 +24,9 @@ type Snapshot struct {
 	// Hosts are the cluster's hosts that matter here: the one that the
 	// installation lies on, or else those with the most free memory.
 	Hosts []Host
+	// Target is the release and configuration that a verification tries; nil for
+	// other operations.
+	Target *Target
 	// Now is the database's time at the claim.
 	Now time.Time
 	// Malformed says why a stored row could not be read; empty where all is well.
@@ -108,6 +111,41 @@ type Changes struct {
 	Observed map[string]string
 	// Cluster and Hosts are what the cluster supervisor's steps found.
 	Check *CheckReport
+	// Pin moves the installation to that revision of its group, without work on
+	// it: what a sleeper's next wake starts, or what a failed update goes back to.
+	Pin *RevisionNumber
+	// Rollout is what a rollout's step decided.
+	Rollout *RolloutChange
+}
+
+// Target is what a revision of its group makes of an installation.
+type Target struct {
+	Package Package     `json:"package"`
+	Config  GroupConfig `json:"config"`
+}
+
+// RolloutChange is what a rollout's step decided. It is written only if the
+// rollout still has the version that the decision was made from, and not at all else.
+type RolloutChange struct {
+	// Rollout is its row as it is to be, with the version that it was read with.
+	Rollout Rollout
+	// Members are the rows that change.
+	Members []RolloutMember
+	// Begin are the members to begin on. Those that can't be begun now (deleted,
+	// left, busy, in another state than expected) are left waiting.
+	Begin []MemberStart
+}
+
+// MemberStart begins work on one member.
+type MemberStart struct {
+	InstallationID InstallationID
+	OperationID    OperationID
+	// Kind is OperationUpdate, or OperationVerify for a sleeper. OperationUpdate
+	// on a sleeper moves it without anything being started.
+	Kind OperationKind
+	Work RolloutWork
+	// Back: it goes back to the revision before.
+	Back bool
 }
 
 // Hold is the whole capacity that an installation holds from now on.

@@ -1,0 +1,129 @@
+package fleet
+
+// NewGroup is a validated request to create a group with its first revision.
+type NewGroup struct {
+	Key    IdempotencyKey
+	ID     GroupID
+	Name   string
+	Labels map[string]string
+	Config GroupChange
+}
+
+// GroupChange changes a group's configuration: nil stays as it is, and a nil
+// value in the map removes the key.
+type GroupChange struct {
+	PackageRef       *string // name or name@version
+	MemoryMiB, VCPUs *int    // 0 leaves it to the members
+	Env              map[string]*string
+	Unverifiable     *UnverifiablePolicy
+}
+
+// ChangeGroup is a validated request on a group. Where it changes the
+// configuration it makes a new revision, which no member has until a rollout
+// brings it there.
+type ChangeGroup struct {
+	Key      IdempotencyKey
+	IDOrName string
+	// IfMatch is the version that the caller saw; 0 is any.
+	IfMatch int64
+	// Labels replaces them; nil leaves them.
+	Labels map[string]string
+	Config GroupChange
+}
+
+// GroupView is a group with what is shown beside it.
+type GroupView struct {
+	Group
+	// Config is that of Revision, LatestConfig that of Latest.
+	Config, LatestConfig GroupConfig
+	// Members counts those that are not deleted, by the revision that they pin.
+	Members map[RevisionNumber]int
+	// Rollout is the one that is not finished, or else the last; nil where there was none.
+	Rollout *Rollout
+	// Replayed: the idempotency key was known.
+	Replayed bool
+}
+
+// GroupMembership asks for a change of an installation's group.
+type GroupMembership struct {
+	// Join names the group to join, or Match the labels by which the emptiest
+	// is chosen; both empty leave the group.
+	Join  string
+	Match map[string]string
+	// KeepConfiguration: on leaving, what the group had set stays as the installation's own.
+	KeepConfiguration bool
+}
+
+// NewRollout is a validated request to move a group's members to a revision.
+type NewRollout struct {
+	Key         IdempotencyKey
+	ID          RolloutID
+	OperationID OperationID
+	Group       string // ID or name
+	// To is 0 for the newest.
+	To   RevisionNumber
+	Spec RolloutSpec
+}
+
+// RolloutVerb is what can be asked of a rollout.
+type RolloutVerb string
+
+// The verbs.
+const (
+	RolloutPause RolloutVerb = "pause"
+	// RolloutResume goes on after a pause; after a halt it takes RolloutForce.
+	RolloutResume RolloutVerb = "resume"
+	// RolloutForce goes on against the judge and the limits, which no longer halt it.
+	RolloutForce RolloutVerb = "force"
+	// RolloutCancel ends it and leaves every member where it is.
+	RolloutCancel RolloutVerb = "cancel"
+	// RolloutRollback puts back what was touched.
+	RolloutRollback RolloutVerb = "rollback"
+	// RolloutRetry puts the new release again on the members that failed.
+	RolloutRetry RolloutVerb = "retry"
+)
+
+// RolloutControl is a verb on a rollout.
+type RolloutControl struct {
+	Key IdempotencyKey
+	ID  RolloutID
+	// IfMatch is the version that the caller saw; 0 is any.
+	IfMatch int64
+	Verb    RolloutVerb
+}
+
+// RolloutView is a rollout with what is shown beside it.
+type RolloutView struct {
+	Rollout
+	// Counts are the members by ring and state; Total counts all but those that are gone.
+	Counts []RolloutRingCount
+	Total  int
+	// Failures are the members that failed, newest first, at most 20.
+	Failures []RolloutMember
+	// Operation carries it out.
+	Operation *Operation
+	// StartedAt is when the first member was begun; zero before.
+	Replayed bool
+}
+
+// RolloutRingCount counts the members of one ring in one state.
+type RolloutRingCount struct {
+	Ring  int         `json:"ring"`
+	State MemberState `json:"state"`
+	N     int         `json:"n"`
+}
+
+// RolloutQuery asks for a page of rollouts, newest first.
+type RolloutQuery struct {
+	// Before is the ID before which to go on; empty is the newest.
+	Before string
+	Limit  int
+	Group  string // ID or name; empty is all
+}
+
+// MemberQuery asks for a page of a rollout's members, in order of installation ID.
+type MemberQuery struct {
+	Page
+	Rollout RolloutID
+	State   MemberState // empty is all
+}
