@@ -184,3 +184,32 @@ type RolloutMember struct {
 	// ObservedAt is when Health was answered.
 	ObservedAt time.Time `json:"observed_at,omitzero"`
 }
+
+// MemberLook is a member as its rows say now, for the rollout's step.
+type MemberLook struct {
+	RolloutMember
+	// Pinned is the revision that it pins now.
+	Pinned RevisionNumber `json:"pinned"`
+	// Installation is its state; StateDeleted also where it has left the group.
+	Installation State `json:"installation"`
+	// Verified: the release that it is to run has passed its health check on it.
+	Verified bool `json:"verified"`
+	// Work is the state of its operation for this rollout, and why that failed;
+	// empty where there was none.
+	Work       OperationState `json:"work"`
+	WorkReason Reason         `json:"work_reason"`
+	WorkError  string         `json:"work_error"`
+}
+
+// RolloutLook is what a rollout's step reads.
+type RolloutLook struct {
+	Rollout Rollout
+	// To is the configuration that it leads to.
+	To GroupConfig
+	// Whole: Members are all there are; else those in work, and Joined is empty.
+	Whole   bool
+	Members []MemberLook
+	// Joined are members of the group that are in no plan yet.
+	Joined []RolloutMember
+	Now    time.Time
+}
