@@ -152,4 +152,6 @@ const (
 	ReasonPredecessor    Reason = "predecessor-failed"
 	ReasonHostLost       Reason = "host-lost"
 	ReasonVolumeTooSmall Reason = "volume-cannot-shrink"
+	// ReasonUnverifiable: no clone can be made, so that what sleeps can't be verified.
+	ReasonUnverifiable Reason = "unverifiable"
 )
