@@ -181,6 +181,9 @@ type RolloutMember struct {
 	// Of a member that was not begun, it tells of the release before.
 	Health   HealthState `json:"health,omitempty"`
 	BadSince time.Time   `json:"bad_since,omitzero"`
+	// GoodSince is since when it has been answering well without a bad answer in
+	// between, zero where it is not. An unknown answer changes neither.
+	GoodSince time.Time `json:"good_since,omitzero"`
 	// ObservedAt is when Health was answered.
 	ObservedAt time.Time `json:"observed_at,omitzero"`
 }
