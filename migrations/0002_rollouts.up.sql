@@ -34,6 +34,8 @@ CREATE TABLE rollout (
     wave_since    timestamptz,
     progress_at   timestamptz,
     forced        boolean NOT NULL DEFAULT false,
+    -- The claim under which a step last wrote it.
+    decided_epoch bigint NOT NULL DEFAULT 0,
     created_at    timestamptz NOT NULL DEFAULT dormouse_now(),
     finished_at   timestamptz,
     version       bigint NOT NULL DEFAULT 1

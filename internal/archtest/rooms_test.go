@@ -39,6 +39,8 @@ func rooms() []room {
 			tests: []string{"internal/store", "internal/pgtest", "internal/provider/sim"}, reason: "workflows of installations as tables of steps; tested on the real store"},
 		{path: "internal/supervisor/cluster", may: []string{"internal/fleet", "internal/supervisor/engine"},
 			tests: []string{"internal/store", "internal/pgtest", "internal/provider/sim"}, reason: "workflows of clusters as tables of steps; tested on the real store"},
+		{path: "internal/supervisor/rollout/steps", may: []string{"internal/fleet", "internal/supervisor/engine", "internal/supervisor/rollout"},
+			reason: "the workflow of a rollout: reads, has package rollout decide, and says what to write"},
 		{path: "internal/supervisor/rollout", may: []string{"internal/fleet"}, standardOnly: true,
 			reason: "plans and judges rollouts: pure, so that any process may take one over at any moment"},
 		{path: "internal/provider/kvm/...", may: []string{"internal/fleet", "internal/guest", "internal/provider/kvm/..."},

@@ -204,9 +204,17 @@ type MemberLook struct {
 	WorkError  string         `json:"work_error"`
 }
 
+// RolloutSeen tells a rollout as it was last written: by whom, and how often.
+type RolloutSeen struct {
+	Version int64
+	// Epoch is the claim under which a step last wrote it.
+	Epoch Epoch
+}
+
 // RolloutLook is what a rollout's step reads.
 type RolloutLook struct {
 	Rollout Rollout
+	Seen    RolloutSeen
 	// To is the configuration that it leads to.
 	To GroupConfig
 	// Whole: Members are all there are; else those in work, and Joined is empty.

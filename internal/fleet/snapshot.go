@@ -131,6 +131,8 @@ type RolloutChange struct {
 	// Before is the state that it had.
 	Rollout Rollout
 	Before  RolloutState
+	// Epoch is the claim under which it was decided.
+	Epoch Epoch
 	// Members are the rows that change.
 	Members []RolloutMember
 	// Begin are the members to begin on. Those that can't be begun now (deleted,

@@ -30,7 +30,7 @@ const (
 	// writeRolloutSQL writes nothing where somebody else has written since it was read.
 	writeRolloutSQL = `WITH r AS (
 	UPDATE rollout SET state = $3, reason = $4, detail = $5, ring = $6, wave = $7, wave_since = $8, progress_at = $9,
-		finished_at = CASE WHEN $10 THEN dormouse_now() END, version = version + 1
+		finished_at = CASE WHEN $10 THEN dormouse_now() END, version = version + 1, decided_epoch = $12
 	WHERE id = $1 AND version = $2 AND finished_at IS NULL RETURNING id, group_id, to_revision, state
 ), proven AS (
 	UPDATE installation_group g SET revision = r.to_revision, version = g.version + 1, updated_at = dormouse_now()
@@ -70,7 +70,7 @@ SELECT group_id FROM r`
 	FROM able
 ), members AS (
 	UPDATE rollout_member m SET state = CASE WHEN a.back THEN 'rolling-back' WHEN a.kind = 'verify' THEN 'verifying' ELSE 'rolling' END,
-		reason = '', detail = '', attempts = m.attempts + CASE WHEN a.back THEN 0 ELSE 1 END, operation_id = a.operation_id,
+		attempts = m.attempts + CASE WHEN a.back THEN 0 ELSE 1 END, operation_id = a.operation_id,
 		started_at = dormouse_now(), finished_at = NULL, health = '', bad_since = NULL
 	FROM able a WHERE m.rollout_id = a.work ->> 'id' AND m.installation_id = a.installation_id
 )
@@ -105,7 +105,7 @@ func (t *Tx) writeRollout(ctx context.Context, c *fleet.RolloutChange) error {
 	r := c.Rollout
 	var group fleet.GroupID
 	err := t.get(ctx, "writing a rollout", &group, writeRolloutSQL, r.ID, r.Version, r.State, r.Reason, r.Detail, r.Ring, r.Wave,
-		nullTime(r.WaveSince), nullTime(r.ProgressAt), r.State.Finished(), c.Before)
+		nullTime(r.WaveSince), nullTime(r.ProgressAt), r.State.Finished(), c.Before, c.Epoch)
 	if fleet.KindOf(err) == fleet.KindNotFound {
 		return nil // whoever has written it wakes the step again
 	}

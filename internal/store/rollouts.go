@@ -201,19 +201,21 @@ LEFT JOIN operation o ON o.id = m.operation_id
 WHERE m.rollout_id = $1`
 	looksInWorkSQL = looksSQL + ` AND m.state IN ('rolling', 'verifying', 'rolling-back')`
 
-	rolloutLookSQL = `SELECT ` + rolloutColumns + `, rev.config AS config, dormouse_now() AS now
+	rolloutLookSQL = `SELECT ` + rolloutColumns + `, r.version, r.decided_epoch AS epoch, rev.config AS config, dormouse_now() AS now
 FROM rollout r JOIN installation_group g ON g.id = r.group_id
 JOIN group_revision rev ON rev.group_id = r.group_id AND rev.number = r.to_revision
 WHERE r.id = $1`
 )
 
-// LookAtRollout returns a rollout and its members: all where the rollout's
-// version is not the known one, else those in work.
-func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known int64) (fleet.RolloutLook, error) {
+// LookAtRollout returns a rollout and its members: all unless the rollout is as
+// known, else those in work.
+func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (fleet.RolloutLook, error) {
 	var look fleet.RolloutLook
 	err := s.read(func(tx *Tx) error {
 		var row struct {
 			Rollout jsonText     `db:"rollout"`
+			Version int64        `db:"version"`
+			Epoch   fleet.Epoch  `db:"epoch"`
 			Config  jsonText     `db:"config"`
 			Now     sql.NullTime `db:"now"`
 		}
@@ -227,7 +229,8 @@ func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known int
 		if err := row.Config.into(&look.To); err != nil {
 			return err
 		}
-		look.Whole = look.Rollout.Version != known
+		look.Seen = fleet.RolloutSeen{Version: row.Version, Epoch: row.Epoch}
+		look.Whole = look.Seen != known
 		query := looksInWorkSQL
 		if look.Whole {
 			query = looksSQL

@@ -44,7 +44,7 @@ func (r *rolling) newRollout(to fleet.RevisionNumber) fleet.RolloutView {
 	return v
 }
 
-func (r *rolling) look(known int64) fleet.RolloutLook {
+func (r *rolling) look(known fleet.RolloutSeen) fleet.RolloutLook {
 	r.t.Helper()
 	l, err := r.LookAtRollout(context.Background(), r.rollout.ID, known)
 	require.NoError(r.t, err)
@@ -76,7 +76,7 @@ func (r *rolling) start(name string, kind fleet.OperationKind) fleet.MemberStart
 // begin plans the members and begins on one of them.
 func (r *rolling) begin(name string, kind fleet.OperationKind) fleet.MemberStart {
 	r.t.Helper()
-	l, m := r.look(0), r.start(name, kind)
+	l, m := r.look(fleet.RolloutSeen{}), r.start(name, kind)
 	r.decide(fleet.RolloutChange{Rollout: l.Rollout, Before: l.Rollout.State, Members: l.Joined, Begin: []fleet.MemberStart{m}})
 	return m
 }
@@ -107,7 +107,7 @@ func (r *rolling) memberOf(l fleet.RolloutLook, name string) fleet.MemberLook {
 func TestRolloutBeginsAMember(t *testing.T) {
 	t.Parallel()
 	r := newRolling(t, "a", "b")
-	l := r.look(0)
+	l := r.look(fleet.RolloutSeen{})
 	require.True(t, l.Whole)
 	require.Len(t, l.Joined, 2)
 	require.Empty(t, l.Members)
@@ -119,7 +119,7 @@ func TestRolloutBeginsAMember(t *testing.T) {
 	require.Equal(t, fleet.StateUpdateRequested, v.State)
 	require.Equal(t, r.second.ID, v.PackageID)
 	require.EqualValues(t, 2, v.GroupRevision)
-	l = r.look(l.Rollout.Version)
+	l = r.look(l.Seen)
 	require.True(t, l.Whole, "the version has moved on")
 	require.Len(t, l.Members, 2)
 	require.Empty(t, l.Joined)
@@ -129,14 +129,14 @@ func TestRolloutBeginsAMember(t *testing.T) {
 	require.Equal(t, fleet.OperationActive, a.Work)
 	require.False(t, a.Busy, "the rollout's own work does not make it busy")
 	require.Equal(t, fleet.MemberWaiting, r.memberOf(l, "b").State)
-	require.Len(t, r.look(l.Rollout.Version).Members, 1, "only those in work")
+	require.Len(t, r.look(l.Seen).Members, 1, "only those in work")
 
 	s := r.work(m)
 	require.Equal(t, fleet.ClassBulk, s.Operation.Class)
 	require.Equal(t, m.Work, *s.Operation.Rollout)
 	require.Equal(t, r.second.ID, s.Package.ID)
 	r.commit(finish(s, fleet.StateStable))
-	l = r.look(l.Rollout.Version)
+	l = r.look(l.Seen)
 	require.Equal(t, fleet.OperationSucceeded, r.memberOf(l, "a").Work)
 	l.Rollout.State = fleet.RolloutSucceeded
 	r.decide(fleet.RolloutChange{Rollout: l.Rollout, Before: fleet.RolloutRunning})
@@ -151,11 +151,11 @@ func TestRolloutLeavesTheBusyAlone(t *testing.T) {
 	t.Parallel()
 	r := newRolling(t, "a", "b", "c")
 	r.mustChange("a", fleet.OperationRestart)
-	l := r.look(0)
+	l := r.look(fleet.RolloutSeen{})
 	starts := []fleet.MemberStart{r.start("a", fleet.OperationUpdate), r.start("b", fleet.OperationUpdate), r.start("c", fleet.OperationVerify)}
 	r.mustChange("b", fleet.OperationDelete)
 	r.decide(fleet.RolloutChange{Rollout: l.Rollout, Before: l.Rollout.State, Members: l.Joined, Begin: starts})
-	l = r.look(0)
+	l = r.look(fleet.RolloutSeen{})
 	for _, name := range []string{"a", "b", "c"} { // busy, being deleted, awake
 		require.Equal(t, fleet.MemberWaiting, r.memberOf(l, name).State, name)
 	}
@@ -167,13 +167,13 @@ func TestRolloutLeavesTheBusyAlone(t *testing.T) {
 func TestStaleDecisionIsNotWritten(t *testing.T) {
 	t.Parallel()
 	r := newRolling(t, "a")
-	l := r.look(0)
+	l := r.look(fleet.RolloutSeen{})
 	_, err := r.ControlRollout(context.Background(), fleet.RolloutControl{ID: r.rollout.ID, Verb: fleet.RolloutPause})
 	require.NoError(t, err)
 	r.decide(fleet.RolloutChange{Rollout: l.Rollout, Before: l.Rollout.State, Members: l.Joined, Begin: []fleet.MemberStart{r.start("a", fleet.OperationUpdate)}})
-	require.Equal(t, fleet.RolloutPaused, r.look(0).Rollout.State)
+	require.Equal(t, fleet.RolloutPaused, r.look(fleet.RolloutSeen{}).Rollout.State)
 	require.Equal(t, fleet.StateStable, r.installation("a").State)
-	require.Len(t, r.look(0).Joined, 1)
+	require.Len(t, r.look(fleet.RolloutSeen{}).Joined, 1)
 }
 
 func TestFailedMemberPinsTheRevisionBefore(t *testing.T) {
@@ -187,7 +187,7 @@ func TestFailedMemberPinsTheRevisionBefore(t *testing.T) {
 	require.Equal(t, fleet.StateUpdateFailed, v.State)
 	require.EqualValues(t, 1, v.GroupRevision)
 	require.Equal(t, r.pkg.ID, v.PackageID, "the next start must not try the failed release")
-	a := r.memberOf(r.look(0), "a")
+	a := r.memberOf(r.look(fleet.RolloutSeen{}), "a")
 	require.Equal(t, fleet.OperationFailed, a.Work)
 	require.Equal(t, fleet.ReasonNotHealthy, a.WorkReason)
 }
@@ -205,7 +205,7 @@ func TestVerificationPinsTheSleeper(t *testing.T) {
 	v := r.installation("a")
 	require.Equal(t, fleet.StateHibernating, v.State, "its users notice nothing")
 	require.EqualValues(t, 1, v.GroupRevision)
-	require.Equal(t, fleet.MemberVerifying, r.memberOf(r.look(0), "a").State)
+	require.Equal(t, fleet.MemberVerifying, r.memberOf(r.look(fleet.RolloutSeen{}), "a").State)
 	s := r.work(m)
 	require.Equal(t, fleet.StateHibernating, s.Installation.State)
 	require.Equal(t, r.second.ID, s.Target.Package.ID)
@@ -222,7 +222,7 @@ func TestVerificationPinsTheSleeper(t *testing.T) {
 	require.EqualValues(t, 2, v.GroupRevision)
 	require.Equal(t, r.second.ID, v.PackageID)
 	require.Equal(t, "web@2", v.VerifiedRef)
-	l := r.memberOf(r.look(0), "a")
+	l := r.memberOf(r.look(fleet.RolloutSeen{}), "a")
 	require.Equal(t, fleet.OperationSucceeded, l.Work)
 	require.True(t, l.Verified)
 }
@@ -278,7 +278,7 @@ func TestRolloutVerbs(t *testing.T) {
 		require.Equal(t, c.want, state, c.verb)
 		require.Equal(t, c.kind, kind, c.verb)
 	}
-	require.True(t, r.look(0).Rollout.Forced)
+	require.True(t, r.look(fleet.RolloutSeen{}).Rollout.Forced)
 	key := fleet.IdempotencyKey{Key: "k", RequestHash: "h"}
 	second := r.newRollout(0)
 	first, err := r.ControlRollout(ctx, fleet.RolloutControl{Key: key, ID: second.ID, Verb: fleet.RolloutPause})
@@ -309,7 +309,7 @@ func TestASecondRolloutSupersedesTheFirst(t *testing.T) {
 	// What it has begun comes to its end, and is then the second one's to move.
 	r.commit(finish(r.work(m), fleet.StateStable))
 	r.rollout = second
-	l := r.look(0)
+	l := r.look(fleet.RolloutSeen{})
 	require.Len(t, l.Joined, 1, "b is on revision 1 already")
 	require.Equal(t, "a", l.Joined[0].Name)
 	members, err := r.RolloutMembers(context.Background(), fleet.MemberQuery{Page: fleet.Page{Limit: 10}, Rollout: first.ID, State: fleet.MemberRolling})

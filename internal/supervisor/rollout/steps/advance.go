@@ -1,4 +1,4 @@
-package rollout
+package steps
 
 import (
 	"context"
@@ -9,13 +9,13 @@ import (
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/supervisor/engine"
+	"dormouse/internal/supervisor/rollout"
 )
 
 // Store is what the workflow needs of the database.
 type Store interface {
-	// LookAtRollout returns all members where the rollout's version is not the
-	// known one, else those in work.
-	LookAtRollout(ctx context.Context, id fleet.RolloutID, known int64) (fleet.RolloutLook, error)
+	// LookAtRollout returns all members unless the rollout is as known, else those in work.
+	LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (fleet.RolloutLook, error)
 }
 
 // Options configure the workflow.
@@ -61,13 +61,16 @@ type workflow struct {
 
 // members is what this process remembers of a rollout between two looks.
 type members struct {
-	version  int64
+	// seen is the rollout as it is if the last decision was written.
+	seen     fleet.RolloutSeen
 	at       map[fleet.InstallationID]int
 	all      []fleet.RolloutMember
 	wholeAt  time.Time
 	healthAt time.Time
 	metricAt time.Time
-	metric   *MetricReading
+	metric   *rollout.MetricReading
+	// moves are sleepers that can't be verified and are to be moved all the same.
+	moves []fleet.InstallationID
 }
 
 func (w *workflow) remembered(id fleet.RolloutID) *members {
@@ -89,9 +92,9 @@ func (w *workflow) forget(id fleet.RolloutID) {
 func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
 	id := fleet.RolloutID(s.Operation.ResourceID)
 	m := w.remembered(id)
-	known := m.version
+	known := m.seen
 	if s.Now.Sub(m.wholeAt) > wholeEvery {
-		known = 0
+		known = fleet.RolloutSeen{}
 	}
 	look, err := w.Store.LookAtRollout(ctx, id, known)
 	if err != nil {
@@ -103,18 +106,19 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 	}
 	changed := m.take(look)
 	w.observe(ctx, m, look, changed)
-	d := Decide(View{Rollout: look.Rollout, Members: m.all, Metric: m.metric, Unverifiable: look.To.Unverifiable, Now: look.Now})
+	d := rollout.Decide(rollout.View{Rollout: look.Rollout, Members: m.all, Metric: m.metric, Unverifiable: look.To.Unverifiable, Now: look.Now})
 	change := m.decided(look, d, changed)
 	out := fleet.Wait(rest(m.all, d), fleet.WaitRollout, d.Detail)
 	if change != nil {
+		change.Epoch = s.Operation.Epoch
 		out.Changes.Rollout = change
-		m.version = change.Rollout.Version + 1
+		m.seen = fleet.RolloutSeen{Version: change.Rollout.Version + 1, Epoch: change.Epoch}
 	}
 	return out, nil
 }
 
 // rest is how long nothing needs to be looked at.
-func rest(all []fleet.RolloutMember, d Decision) time.Duration {
+func rest(all []fleet.RolloutMember, d rollout.Decision) time.Duration {
 	if len(d.Update)+len(d.Verify)+len(d.Retry)+len(d.RollBack) > 0 {
 		return lookEvery
 	}
@@ -133,14 +137,15 @@ func rest(all []fleet.RolloutMember, d Decision) time.Duration {
 // take brings what is remembered up to a look, and returns who has changed by it.
 func (m *members) take(look fleet.RolloutLook) map[fleet.InstallationID]bool {
 	changed := map[fleet.InstallationID]bool{}
+	m.moves = nil
 	if look.Whole {
-		m.version, m.wholeAt = look.Rollout.Version, look.Now
+		m.seen, m.wholeAt = look.Seen, look.Now
 		before, at := m.all, m.at
 		m.all, m.at = make([]fleet.RolloutMember, 0, len(look.Members)+len(look.Joined)), map[fleet.InstallationID]int{}
 		for _, l := range look.Members {
 			if i, ok := at[l.InstallationID]; ok {
 				// Health is written only where it turns; in between it is remembered.
-				l.Health, l.ObservedAt, l.BadSince = before[i].Health, before[i].ObservedAt, before[i].BadSince
+				remember(&l.RolloutMember, before[i])
 			}
 			m.add(l.RolloutMember)
 		}
@@ -155,14 +160,23 @@ func (m *members) take(look fleet.RolloutLook) map[fleet.InstallationID]bool {
 			continue // it is in work, and was unknown at the last whole look: the next one shows it
 		}
 		have := &m.all[i]
-		health, bad, seen := have.Health, have.BadSince, have.ObservedAt
+		was := *have
 		*have = l.RolloutMember
-		have.Health, have.BadSince, have.ObservedAt = health, bad, seen
+		remember(have, was)
 		if settle(have, l, look) {
 			changed[l.InstallationID] = true
 		}
+		if have.State == fleet.MemberUnverifiable && have.Asleep && l.Pinned != look.Rollout.To && look.To.Unverifiable == fleet.UnverifiableMove {
+			m.moves = append(m.moves, l.InstallationID)
+		}
 	}
 	return changed
+}
+
+// remember keeps what was observed: only the turns of a member's health are
+// written, and in between it is remembered.
+func remember(m *fleet.RolloutMember, was fleet.RolloutMember) {
+	m.Health, m.ObservedAt, m.BadSince, m.GoodSince = was.Health, was.ObservedAt, was.BadSince, was.GoodSince
 }
 
 func (m *members) add(x fleet.RolloutMember) {
@@ -176,7 +190,7 @@ func plan(look fleet.RolloutLook, have []fleet.RolloutMember) []fleet.RolloutMem
 	if len(look.Joined) == 0 {
 		return nil
 	}
-	planned := Plan(look.Rollout.Spec, look.Joined)
+	planned := rollout.Plan(look.Rollout.Spec, look.Joined)
 	if len(have) == 0 {
 		return planned
 	}
@@ -201,7 +215,7 @@ func plan(look fleet.RolloutLook, have []fleet.RolloutMember) []fleet.RolloutMem
 func settle(m *fleet.RolloutMember, l fleet.MemberLook, look fleet.RolloutLook) bool {
 	before := m.State
 	end := func(state fleet.MemberState, reason fleet.Reason, detail string) {
-		m.State, m.Reason, m.Detail, m.FinishedAt = state, reason, detail, look.Now
+		m.State, m.Reason, m.Detail, m.FinishedAt, m.OperationID = state, reason, detail, look.Now, ""
 	}
 	inWork := m.State == fleet.MemberRolling || m.State == fleet.MemberVerifying || m.State == fleet.MemberRollingBack
 	switch {
@@ -243,7 +257,7 @@ func settleVerified(l fleet.MemberLook, look fleet.RolloutLook, end func(fleet.M
 }
 
 // decided turns a decision into what is to be written; nil where nothing changes.
-func (m *members) decided(look fleet.RolloutLook, d Decision, changed map[fleet.InstallationID]bool) *fleet.RolloutChange {
+func (m *members) decided(look fleet.RolloutLook, d rollout.Decision, changed map[fleet.InstallationID]bool) *fleet.RolloutChange {
 	r := look.Rollout
 	c := &fleet.RolloutChange{Before: r.State}
 	if r.State != d.State || r.Reason != d.Reason && d.State != fleet.RolloutRunning {
@@ -262,7 +276,6 @@ func (m *members) decided(look fleet.RolloutLook, d Decision, changed map[fleet.
 	for _, id := range d.Unverifiable {
 		m.end(id, fleet.MemberUnverifiable, fleet.ReasonUnverifiable, look.Now, changed)
 	}
-	move := look.To.Unverifiable == fleet.UnverifiableMove
 	begin := func(ids []fleet.InstallationID, kind fleet.OperationKind, back bool) {
 		for _, id := range ids {
 			if i, ok := m.at[id]; ok {
@@ -283,11 +296,11 @@ func (m *members) decided(look fleet.RolloutLook, d Decision, changed map[fleet.
 			begin([]fleet.InstallationID{b.ID}, fleet.OperationUpdate, true)
 		}
 	}
+	if r.State == fleet.RolloutRunning {
+		begin(m.moves, fleet.OperationUpdate, false)
+	}
 	for id := range changed {
 		x := m.all[m.at[id]]
-		if x.State == fleet.MemberUnverifiable && move && x.Asleep && !x.Busy && x.Detail != "" && r.State == fleet.RolloutRunning && x.Attempts == 1 {
-			begin([]fleet.InstallationID{id}, fleet.OperationUpdate, false)
-		}
 		if !x.FinishedAt.IsZero() && x.FinishedAt.Equal(look.Now) {
 			r.ProgressAt = look.Now
 		}
@@ -350,7 +363,7 @@ func (w *workflow) observe(ctx context.Context, m *members, look fleet.RolloutLo
 	}
 	m.metricAt = look.Now
 	value, err := w.Query(ctx, *gate)
-	reading := &MetricReading{At: look.Now, Answered: err == nil, Value: value}
+	reading := &rollout.MetricReading{At: look.Now, Answered: err == nil, Value: value}
 	if err == nil && value > gate.Max {
 		reading.AboveSince = look.Now
 		if m.metric != nil && !m.metric.AboveSince.IsZero() {
@@ -373,12 +386,17 @@ func (m *members) health(cluster fleet.ClusterID, health map[fleet.InstallationI
 		switch {
 		case h == fleet.HealthHealthy:
 			x.BadSince = time.Time{}
-		case h == fleet.HealthUnhealthy && was.IsZero():
-			x.BadSince = now
+			if x.GoodSince.IsZero() {
+				x.GoodSince = now
+			}
+		case h == fleet.HealthUnhealthy:
+			x.GoodSince = time.Time{}
+			if was.IsZero() {
+				x.BadSince = now
+			}
 		}
 		if was.IsZero() != x.BadSince.IsZero() {
 			changed[x.InstallationID] = true
 		}
 	}
 }
-
