@@ -14,9 +14,9 @@ import (
 // The bounds of what a request may ask for. The OpenAPI document repeats them;
 // a test compares.
 const (
-	minMemoryMiB, maxMemoryMiB, defaultMemoryMiB = 32, 1 << 20, 128
+	minMemoryMiB, maxMemoryMiB, defaultMemoryMiB = 32, 1 << 20, fleet.DefaultMemoryMiB
 	minDiskMiB, maxDiskMiB, defaultDiskMiB       = 16, 64 << 20, 1024
-	minVCPUs, maxVCPUs, defaultVCPUs             = 1, 64, 1
+	minVCPUs, maxVCPUs, defaultVCPUs             = 1, 64, fleet.DefaultVCPUs
 
 	maxOwner      = 255
 	maxLabel      = 63

@@ -1,6 +1,9 @@
 package fleet
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // RevisionNumber numbers the revisions of a group's configuration, from 1.
 type RevisionNumber int64
@@ -65,4 +68,34 @@ type Own struct {
 	MemoryMiB int               `json:"memory_mib,omitempty"`
 	VCPUs     int               `json:"vcpus,omitempty"`
 	Env       map[string]string `json:"env,omitempty"`
+}
+
+// Defaults of an installation's size, where neither it nor its group sets one.
+const (
+	DefaultMemoryMiB = 128
+	DefaultVCPUs     = 1
+)
+
+// Settle gives an installation what comes of a group's configuration and of
+// what the installation sets itself. Secrets, labels and the disk are its own.
+func (c GroupConfig) Settle(i *Installation) {
+	i.PackageID, i.MemoryMiB, i.VCPUs = c.PackageID, c.MemoryMiB, c.VCPUs
+	if i.Own.PackageID != "" {
+		i.PackageID = i.Own.PackageID
+	}
+	if i.Own.MemoryMiB != 0 {
+		i.MemoryMiB = i.Own.MemoryMiB
+	}
+	if i.Own.VCPUs != 0 {
+		i.VCPUs = i.Own.VCPUs
+	}
+	if i.MemoryMiB == 0 {
+		i.MemoryMiB = DefaultMemoryMiB
+	}
+	if i.VCPUs == 0 {
+		i.VCPUs = DefaultVCPUs
+	}
+	i.Env = make(map[string]string, len(c.Env)+len(i.Own.Env))
+	maps.Copy(i.Env, c.Env)
+	maps.Copy(i.Env, i.Own.Env)
 }

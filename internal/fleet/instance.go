@@ -106,8 +106,10 @@ type InstanceStatus struct {
 	InstallationID InstallationID
 	ProviderRef    string
 	Epoch          Epoch
-	Power          Power
-	Health         HealthState
+	// Clone: a throw-away copy, which does not serve and does not use the installation's volume.
+	Clone  bool
+	Power  Power
+	Health HealthState
 	// HealthDetail says why the health is not healthy, for people.
 	HealthDetail string
 	Endpoints    []Endpoint

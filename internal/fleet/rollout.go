@@ -181,6 +181,46 @@ type RolloutMember struct {
 	// Of a member that was not begun, it tells of the release before.
 	Health   HealthState `json:"health,omitempty"`
 	BadSince time.Time   `json:"bad_since,omitzero"`
+	// GoodSince is since when it has been answering well without a bad answer in
+	// between, zero where it is not. An unknown answer changes neither.
+	GoodSince time.Time `json:"good_since,omitzero"`
 	// ObservedAt is when Health was answered.
 	ObservedAt time.Time `json:"observed_at,omitzero"`
+}
+
+// MemberLook is a member as its rows say now, for the rollout's step.
+type MemberLook struct {
+	RolloutMember
+	// Pinned is the revision that it pins now.
+	Pinned RevisionNumber `json:"pinned"`
+	// Installation is its state; StateDeleted also where it has left the group.
+	Installation State `json:"installation"`
+	// Verified: the release that it is to run has passed its health check on it.
+	Verified bool `json:"verified"`
+	// Work is the state of its operation for this rollout, and why that failed;
+	// empty where there was none.
+	Work       OperationState `json:"work"`
+	WorkReason Reason         `json:"work_reason"`
+	WorkError  string         `json:"work_error"`
+}
+
+// RolloutSeen tells a rollout as it was last written: by whom, and how often.
+type RolloutSeen struct {
+	Version int64
+	// Epoch is the claim under which a step last wrote it.
+	Epoch Epoch
+}
+
+// RolloutLook is what a rollout's step reads.
+type RolloutLook struct {
+	Rollout Rollout
+	Seen    RolloutSeen
+	// To is the configuration that it leads to.
+	To GroupConfig
+	// Whole: Members are all there are; else those in work, and Joined is empty.
+	Whole   bool
+	Members []MemberLook
+	// Joined are members of the group that are in no plan yet.
+	Joined []RolloutMember
+	Now    time.Time
 }

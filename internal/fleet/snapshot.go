@@ -127,8 +127,12 @@ type Target struct {
 // RolloutChange is what a rollout's step decided. It is written only if the
 // rollout still has the version that the decision was made from, and not at all else.
 type RolloutChange struct {
-	// Rollout is its row as it is to be, with the version that it was read with.
+	// Rollout is its row as it is to be, with the version that it was read with;
+	// Before is the state that it had.
 	Rollout Rollout
+	Before  RolloutState
+	// Epoch is the claim under which it was decided.
+	Epoch Epoch
 	// Members are the rows that change.
 	Members []RolloutMember
 	// Begin are the members to begin on. Those that can't be begun now (deleted,

@@ -21,10 +21,12 @@ const readForChangeSQL = `SELECT to_jsonb(i) AS installation,
 	(SELECT jsonb_agg(to_jsonb(o) ORDER BY o.generation) FROM operation o
 		WHERE o.resource_id = i.id AND o.state IN ('active', 'queued')) AS operations,
 	k.request_hash AS key_hash, k.operation_id AS key_operation_id, k.resource_id AS key_resource_id,
+	gr.config AS group_config,
 	coalesce(p.id, '') AS package_id, coalesce((coalesce(p.manifest, d.manifest) ->> 'min_memory_mib')::int, 0) AS min_memory_mib,
 	pg_advisory_xact_lock_shared(hashtextextended(coalesce(p.id, ''), 0)) IS NULL AS l1
 FROM installation i
 JOIN package d ON d.id = i.package_id
+LEFT JOIN group_revision gr ON gr.group_id = i.group_id AND gr.number = i.group_revision
 LEFT JOIN idempotency_key k ON k.key = $2
 LEFT JOIN LATERAL (
 	SELECT id, manifest FROM package
@@ -40,6 +42,7 @@ type forChange struct {
 	keyRow
 	Installation jsonText `db:"installation"`
 	Operations   jsonText `db:"operations"`
+	GroupConfig  jsonText `db:"group_config"`
 	PackageID    string   `db:"package_id"`
 	MinMemoryMiB int      `db:"min_memory_mib"`
 	L1           bool     `db:"l1"`
@@ -57,6 +60,7 @@ const writeChangeSQL = `WITH ins AS (
 		state_reason = CASE WHEN $8 = 'active' THEN '' ELSE i.state_reason END,
 		state_detail = CASE WHEN $8 = 'active' THEN '' ELSE i.state_detail END,
 		package_id = $10, memory_mib = $11, disk_mib = $12, vcpus = $13, env = $14::jsonb, secrets = $15::jsonb, labels = $16::jsonb,
+		group_id = nullif($19, ''), group_revision = nullif($20::bigint, 0), own = $21::jsonb,
 		generation = i.generation + 1, version = i.version + 1, updated_at = dormouse_now()
 	WHERE i.id = $3 AND i.version = $17 AND ($10 = i.package_id OR EXISTS (SELECT FROM package p WHERE p.id = $10 AND p.deleted_at IS NULL))
 	RETURNING i.id, i.name, i.owner, i.generation
@@ -64,7 +68,8 @@ const writeChangeSQL = `WITH ins AS (
 	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id)
 	SELECT $1, $2, id, $5 FROM ins WHERE $1 <> ''
 ), cancelled AS (
-	UPDATE operation o SET state = 'cancelled', fail_reason = 'preempted-by-delete', error = 'a delete was asked for',
+	UPDATE operation o SET state = 'cancelled', fail_reason = CASE $7 WHEN 'delete' THEN 'preempted-by-delete' ELSE 'preempted' END,
+		error = 'a ' || $7 || ' was asked for',
 		worker = '', finished_at = dormouse_now(), revision = o.revision + 1
 	FROM ins WHERE $6 AND o.resource_id = ins.id AND o.state IN ('active', 'queued') RETURNING o.id
 ), op AS (
@@ -154,7 +159,7 @@ func (t *Tx) change(ctx context.Context, in fleet.Change, lock fleet.Installatio
 		return fleet.Accepted{}, inst.ID, err
 	}
 	before := inst
-	if err := r.apply(&inst, in); err != nil {
+	if err := t.apply(ctx, r, &inst, in); err != nil {
 		return fleet.Accepted{}, inst.ID, err
 	}
 	if err := t.writeChange(ctx, in, before, inst, plan); err != nil {
@@ -209,6 +214,8 @@ type changePlan struct {
 	state fleet.OperationState // of the new operation
 	// join is the open operation that takes the request up; no new one is made.
 	join fleet.OperationID
+	// preempts: what is open is cancelled.
+	preempts bool
 }
 
 // planChange decides by the transition table. open holds the active operation
@@ -227,7 +234,11 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 			return refuse(inst.State)
 		}
 	}
-	plan := changePlan{kind: kind, state: fleet.OperationActive}
+	plan := changePlan{kind: kind, state: fleet.OperationActive, preempts: kind == fleet.OperationDelete}
+	if len(open) == 1 && open[0].Kind == fleet.OperationVerify {
+		// Nobody waits for a clone of what they have asked for.
+		open, plan.preempts = nil, true
+	}
 	if len(open) == 0 {
 		if !slices.Contains(fleet.Accepts(inst.State), kind) {
 			return refuse(inst.State)
@@ -237,7 +248,7 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 	tail := open[len(open)-1]
 	switch {
 	case tail.Kind == kind && (kind != fleet.OperationUpdate || tail.State == fleet.OperationQueued):
-		plan.join = tail.ID
+		plan.join, plan.preempts = tail.ID, false
 		return plan, nil
 	case kind == fleet.OperationDelete:
 		return plan, nil
@@ -248,31 +259,6 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 	}
 	plan.state = fleet.OperationQueued
 	return plan, nil
-}
-
-// apply changes what is desired.
-func (r forChange) apply(inst *fleet.Installation, in fleet.Change) error {
-	if in.PackageRef != nil {
-		if r.PackageID == "" {
-			return fleet.InvalidField("package", "there is no package %q: see `cloudctl package list`", *in.PackageRef)
-		}
-		inst.PackageID = fleet.PackageID(r.PackageID)
-	}
-	for _, n := range []struct{ from, into *int }{{in.MemoryMiB, &inst.MemoryMiB}, {in.DiskMiB, &inst.DiskMiB}, {in.VCPUs, &inst.VCPUs}} {
-		if n.from != nil {
-			if n.into == &inst.DiskMiB && *n.from < inst.DiskMiB {
-				return fleet.InvalidField("disk_mib", "the volume has %d MiB and cannot shrink to %d: ask for as much or more", inst.DiskMiB, *n.from)
-			}
-			*n.into = *n.from
-		}
-	}
-	if r.MinMemoryMiB > inst.MemoryMiB {
-		return fleet.InvalidField("memory_mib", "the package needs at least %d MiB of memory, %d were asked for", r.MinMemoryMiB, inst.MemoryMiB)
-	}
-	inst.Env = merge(inst.Env, in.Env)
-	inst.Secrets = merge(inst.Secrets, in.Secrets)
-	inst.Labels = merge(inst.Labels, in.Labels)
-	return fleet.CheckSealedEnvironment(inst.Env, inst.Secrets)
 }
 
 // merge applies a merge patch (RFC 7386) to a flat map.
@@ -301,11 +287,14 @@ func (t *Tx) writeChange(ctx context.Context, in fleet.Change, before, after fle
 	if err != nil {
 		return err
 	}
-	preempts := plan.kind == fleet.OperationDelete && plan.join == ""
+	own, err := encode(after.Own)
+	if err != nil {
+		return err
+	}
 	var id string
 	err = t.get(ctx, "writing the change", &id, writeChangeSQL, in.Key.Key, in.Key.RequestHash, before.ID, newOp, opID,
-		preempts, plan.kind, state, plan.kind.RequestedState(), after.PackageID, after.MemoryMiB, after.DiskMiB, after.VCPUs,
-		body[0], body[1], body[2], before.Version, before.State)
+		plan.preempts, plan.kind, state, plan.kind.RequestedState(), after.PackageID, after.MemoryMiB, after.DiskMiB, after.VCPUs,
+		body[0], body[1], body[2], before.Version, before.State, after.GroupID, after.GroupRevision, own)
 	if fleet.KindOf(err) == fleet.KindNotFound {
 		return errMovedOn
 	}

@@ -16,6 +16,8 @@ const snapshotColumns = `to_jsonb(c) AS operation, to_jsonb(i) AS installation, 
 		WHERE x.installation_id = i.id AND x.deleted_at IS NULL) AS instances,
 	(SELECT to_jsonb(v) FROM volume v WHERE v.installation_id = i.id AND v.role = 'application' AND v.deleted_at IS NULL) AS volume,
 	(SELECT to_jsonb(l) FROM address_lease l WHERE l.installation_id = i.id) AS lease,
+	(SELECT jsonb_build_object('package', to_jsonb(tp), 'config', gr.config) FROM group_revision gr JOIN package tp ON tp.id = gr.config ->> 'package_id'
+		WHERE c.kind = 'verify' AND gr.group_id = i.group_id AND gr.number = (c.rollout ->> 'to')::bigint) AS target,
 	to_jsonb(cl) AS cluster,
 	(SELECT jsonb_agg(to_jsonb(h)) FROM (
 		(SELECT * FROM host WHERE id = i.held_host_id)
@@ -76,6 +78,7 @@ type snapshotRow struct {
 	Instances    jsonText  `db:"instances"`
 	Volume       jsonText  `db:"volume"`
 	Lease        jsonText  `db:"lease"`
+	Target       jsonText  `db:"target"`
 	Cluster      jsonText  `db:"cluster"`
 	Hosts        jsonText  `db:"hosts"`
 	Now          time.Time `db:"now"`
@@ -89,7 +92,7 @@ func (r snapshotRow) snapshot() (fleet.Snapshot, error) {
 		into any
 	}{
 		{r.Operation, &s.Operation}, {r.Installation, &s.Installation}, {r.Package, &s.Package}, {r.Instances, &s.Instances},
-		{r.Volume, &s.Volume}, {r.Lease, &s.Lease}, {r.Cluster, &s.Cluster}, {r.Hosts, &s.Hosts},
+		{r.Volume, &s.Volume}, {r.Lease, &s.Lease}, {r.Target, &s.Target}, {r.Cluster, &s.Cluster}, {r.Hosts, &s.Hosts},
 	} {
 		// What can be read is, so that the operation can be ended for what cannot.
 		malformed = errors.Join(malformed, part.from.into(part.into))

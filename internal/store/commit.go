@@ -96,11 +96,11 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		deleted_at = CASE WHEN m.to_state = 'deleted' THEN dormouse_now() ELSE c.deleted_at END, updated_at = dormouse_now()
 	FROM moved m WHERE c.id = m.resource_id AND m.resource_type = 'cluster' AND m.to_state <> ''
 ), x AS (
-	INSERT INTO instance (id, installation_id, role, cluster_id, host_id, provider_ref, spec, serving, power, endpoints, exit_record, restarts, deleted_at)
-	SELECT j.id, j.installation_id, j.role, j.cluster_id, j.host_id, j.provider_ref, j.spec, j.serving, j.power, j.endpoints,
+	INSERT INTO instance (id, installation_id, role, cluster_id, host_id, provider_ref, spec, serving, clone, power, endpoints, exit_record, restarts, deleted_at)
+	SELECT j.id, j.installation_id, j.role, j.cluster_id, j.host_id, j.provider_ref, j.spec, j.serving, j.clone, j.power, j.endpoints,
 		j.exit_record, j.restarts, CASE WHEN j.gone THEN dormouse_now() END
 	FROM jsonb_to_recordset($2::jsonb) AS j (operation_id text, id text, installation_id text, role text, cluster_id text, host_id text,
-		provider_ref text, spec jsonb, serving boolean, power text, endpoints jsonb, exit_record jsonb, restarts int, gone boolean)
+		provider_ref text, spec jsonb, serving boolean, clone boolean, power text, endpoints jsonb, exit_record jsonb, restarts int, gone boolean)
 	JOIN moved m ON m.id = j.operation_id
 	ORDER BY j.serving
 	ON CONFLICT (id) DO UPDATE SET provider_ref = excluded.provider_ref, host_id = excluded.host_id, serving = excluded.serving,
@@ -139,7 +139,7 @@ FROM moved m LEFT JOIN followed n ON n.resource_id = m.resource_id AND n.state =
 // be locked before the operation's.
 func touches(r fleet.Result) bool {
 	c := r.Changes
-	return r.To != "" || r.State != fleet.OperationActive || c.Verified != nil || c.Running != nil || c.Hold != nil
+	return r.To != "" || r.State != fleet.OperationActive || c.Verified != nil || c.Running != nil || c.Hold != nil || c.Pin != nil
 }
 
 const lockInstallationsSQL = `SELECT id FROM installation WHERE id = ANY ($1) ORDER BY id FOR UPDATE`
@@ -202,10 +202,18 @@ func (t *Tx) commit(ctx context.Context, results []fleet.Result) ([]fleet.Commit
 		return nil, err
 	}
 	for i, r := range results {
-		if out[i].Stale || r.ClusterID == "" {
+		if out[i].Stale {
 			continue
 		}
-		if err := t.writeHosts(ctx, r); err != nil {
+		switch {
+		case r.ClusterID != "":
+			err = t.writeHosts(ctx, r)
+		case r.Changes.Pin != nil:
+			err = t.pin(ctx, r.InstallationID, *r.Changes.Pin)
+		case r.Changes.Rollout != nil:
+			err = t.writeRollout(ctx, r.Changes.Rollout)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

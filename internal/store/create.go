@@ -97,8 +97,9 @@ const insertInstallationSQL = `WITH key AS (
 	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id)
 	SELECT $1, $2, $3, $4 WHERE $1 <> '' RETURNING key
 ), ins AS (
-	INSERT INTO installation (id, owner, name, cluster_id, state, package_id, memory_mib, disk_mib, vcpus, env, secrets, labels, when_full)
-	SELECT $3, $5, $6, c.id, $7, p.id, $10, $11, $12, $13::jsonb, $14::jsonb, $15::jsonb, $16
+	INSERT INTO installation (id, owner, name, cluster_id, state, package_id, memory_mib, disk_mib, vcpus, env, secrets, labels, when_full,
+		group_id, group_revision, own)
+	SELECT $3, $5, $6, c.id, $7, p.id, $10, $11, $12, $13::jsonb, $14::jsonb, $15::jsonb, $16, nullif($17, ''), nullif($18::bigint, 0), $19::jsonb
 	FROM cluster c, package p, (SELECT count(*) FROM key) AS after_the_key
 	WHERE c.id = $8 AND c.allow_installations AND c.state NOT LIKE 'deletion%' AND c.deleted_at IS NULL
 		AND p.id = $9 AND p.deleted_at IS NULL
@@ -116,13 +117,22 @@ SELECT created_at FROM ins`
 // its event in one transaction of two statements.
 func (s *Store) CreateInstallation(ctx context.Context, in fleet.NewInstallation) (fleet.Accepted, error) {
 	var acc fleet.Accepted
-	body, err := encodeAll(in.Env, in.Secrets, in.Labels)
-	if err != nil {
-		return acc, err
-	}
-	name, version, _ := strings.Cut(in.PackageRef, "@")
-	err = s.InTx(ctx, func(tx *Tx) error {
+	asked := in
+	err := s.InTx(ctx, func(tx *Tx) error {
 		acc = fleet.Accepted{}
+		in, m, err := tx.enter(ctx, asked)
+		if err != nil {
+			return err
+		}
+		body, err := encodeAll(in.Env, in.Secrets, in.Labels)
+		if err != nil {
+			return err
+		}
+		own, err := encode(m.own)
+		if err != nil {
+			return err
+		}
+		name, version, _ := strings.Cut(in.PackageRef, "@")
 		var r resolved
 		if err := tx.get(ctx, "resolving the request", &r, resolveSQL,
 			in.Key.Key, name, version, in.ClusterName, in.WhenFull == fleet.WhenFullRefuse); err != nil {
@@ -139,9 +149,9 @@ func (s *Store) CreateInstallation(ctx context.Context, in fleet.NewInstallation
 			return err
 		}
 		var created sql.NullTime
-		err := tx.get(ctx, "creating the installation", &created, insertInstallationSQL, in.Key.Key, in.Key.RequestHash,
+		err = tx.get(ctx, "creating the installation", &created, insertInstallationSQL, in.Key.Key, in.Key.RequestHash,
 			in.ID, in.OperationID, in.Owner, in.Name, fleet.StateCreationRequested, r.ClusterID.String, r.PackageID.String,
-			in.MemoryMiB, in.DiskMiB, in.VCPUs, body[0], body[1], body[2], in.WhenFull)
+			in.MemoryMiB, in.DiskMiB, in.VCPUs, body[0], body[1], body[2], in.WhenFull, m.group.ID, m.group.Revision, own)
 		if fleet.KindOf(err) == fleet.KindNotFound {
 			return fleet.Errorf(fleet.KindConflict, "the cluster or the package was deleted meanwhile: try again")
 		}
@@ -149,13 +159,15 @@ func (s *Store) CreateInstallation(ctx context.Context, in fleet.NewInstallation
 			return err
 		}
 		acc, err = r.accept(in, created)
+		acc.Installation.GroupID, acc.Installation.GroupRevision = m.group.ID, m.group.Revision
+		acc.Installation.GroupName, acc.Installation.Own = m.group.Name, m.own
 		return err
 	})
 	switch constraintOf(err) {
 	case "installation_name":
 		return acc, fleet.Errorf(fleet.KindConflict, "an installation named %q exists already: choose another name", in.Name)
 	case "idempotency_key_pkey":
-		return s.CreateInstallation(ctx, in) // the same request came in at the same moment: now its answer is there
+		return s.CreateInstallation(ctx, asked) // the same request came in at the same moment: now its answer is there
 	}
 	return acc, err
 }

@@ -19,7 +19,7 @@ const viewColumns = `i.id, i.owner, i.name, i.cluster_id, i.state, i.state_reaso
 	x.id AS x_id, x.role AS x_role, x.host_id AS x_host_id, x.provider_ref AS x_provider_ref, x.serving AS x_serving,
 	x.power AS x_power, x.endpoints AS x_endpoints, x.exit_record AS x_exit, x.restarts AS x_restarts,
 	x.created_at AS x_created_at, x.image AS x_image, x.x_memory_mib, x.x_generation, coalesce(h.name, '') AS host_name,
-	q.kinds AS queued`
+	q.kinds AS queued, i.group_id, i.group_revision, i.own, gg.name AS group_name`
 
 const viewFrom = besideSQL + `
 LEFT JOIN LATERAL (
@@ -38,9 +38,10 @@ LEFT JOIN LATERAL (
 	SELECT n.id, n.role, n.host_id, n.provider_ref, n.serving, n.power, n.endpoints, n.exit_record, n.restarts, n.created_at,
 		n.spec ->> 'image' AS image, (n.spec ->> 'memory_mib')::int AS x_memory_mib, (n.spec ->> 'generation')::bigint AS x_generation
 	FROM instance n
-	WHERE n.installation_id = i.id AND n.deleted_at IS NULL
+	WHERE n.installation_id = i.id AND n.deleted_at IS NULL AND NOT n.clone
 	ORDER BY n.serving DESC, n.created_at DESC LIMIT 1) x ON true
-LEFT JOIN host h ON h.id = x.host_id`
+LEFT JOIN host h ON h.id = x.host_id
+LEFT JOIN installation_group gg ON gg.id = i.group_id`
 
 const queuedSQL = `LEFT JOIN LATERAL (
 	SELECT array_agg(b.kind ORDER BY b.generation) AS kinds FROM operation b
@@ -96,6 +97,10 @@ type viewRow struct {
 	XGeneration       sql.NullInt64  `db:"x_generation"`
 	HostName          string         `db:"host_name"`
 	Queued            pq.StringArray `db:"queued"`
+	GroupID           sql.NullString `db:"group_id"`
+	GroupRevision     sql.NullInt64  `db:"group_revision"`
+	Own               jsonText       `db:"own"`
+	GroupName         sql.NullString `db:"group_name"`
 	operationRow
 }
 
@@ -110,8 +115,9 @@ func (r viewRow) view() (fleet.InstallationView, error) {
 			SavedPackageID: fleet.PackageID(r.SavedPackageID), HeldHostID: fleet.HostID(r.HeldHostID),
 			HeldMemoryMiB: r.HeldMemoryMiB, HeldDiskMiB: r.HeldDiskMiB,
 			CreatedAt: timeOf(r.CreatedAt), UpdatedAt: timeOf(r.UpdatedAt), DeletedAt: timeOf(r.DeletedAt), Version: r.Version,
+			GroupID: fleet.GroupID(r.GroupID.String), GroupRevision: fleet.RevisionNumber(r.GroupRevision.Int64),
 		},
-		ClusterName: r.ClusterName, PackageRef: r.PackageRef, RunningRef: r.RunningRef, VerifiedRef: r.VerifiedRef, HostName: r.HostName,
+		GroupName: r.GroupName.String, ClusterName: r.ClusterName, PackageRef: r.PackageRef, RunningRef: r.RunningRef, VerifiedRef: r.VerifiedRef, HostName: r.HostName,
 	}
 	for _, k := range r.Queued {
 		v.Queued = append(v.Queued, fleet.OperationKind(k))
@@ -119,7 +125,7 @@ func (r viewRow) view() (fleet.InstallationView, error) {
 	for _, part := range []struct {
 		from jsonText
 		into any
-	}{{r.Env, &v.Env}, {r.Secrets, &v.Secrets}, {r.Labels, &v.Labels}, {r.Ports, &v.Ports}} {
+	}{{r.Env, &v.Env}, {r.Secrets, &v.Secrets}, {r.Labels, &v.Labels}, {r.Ports, &v.Ports}, {r.Own, &v.Own}} {
 		if err := part.from.into(part.into); err != nil {
 			return v, err
 		}

@@ -35,6 +35,7 @@ func (r *viewRow) pageDests() []any {
 		&r.XID, &r.XRole, &r.XHostID, &r.XProviderRef, &r.XServing,
 		&r.XPower, &r.XEndpoints, &r.XExit, &r.XRestarts,
 		&r.XCreatedAt, &r.XImage, &r.XMemoryMiB, &r.XGeneration, &r.HostName, &r.Queued,
+		&r.GroupID, &r.GroupRevision, &r.Own, &r.GroupName,
 		&o.ID, &o.Kind, &o.Class, &o.State, &o.Step, &o.StepNumber, &o.StepsTotal, &o.StepSince, &o.Steps,
 		&o.Attempt, &o.Executor, &o.Worker, &o.Epoch, &o.DueAt, &o.StepDeadlineAt, &o.Generation,
 		&o.WaitReason, &o.WaitDetail, &o.ErrorKind, &o.FailReason, &o.Error, &o.Observed, &o.Revision,
@@ -89,6 +90,7 @@ const (
 	pageOfSQL    = pageSQL + `WHERE i.id = ANY ($1) ORDER BY i.id`
 
 	clusterIDSQL = `SELECT id FROM cluster WHERE name = $1 AND deleted_at IS NULL`
+	groupIDSQL   = `SELECT id FROM installation_group WHERE name = $1 AND deleted_at IS NULL`
 )
 
 // ListInstallations returns at most q.Limit installations that are not
@@ -102,12 +104,18 @@ const (
 func (s *Store) ListInstallations(ctx context.Context, q fleet.InstallationQuery) ([]fleet.InstallationView, error) {
 	p := newPageReader(q.Limit)
 	err := s.read(func(tx *Tx) error {
-		if q.Owner == "" && q.Cluster == "" && q.State == "" && len(q.Labels) == 0 {
+		if q.Owner == "" && q.Cluster == "" && q.Group == "" && q.State == "" && len(q.Labels) == 0 {
 			return tx.each(ctx, "listing installations", p.read, pageOfAllSQL, q.After, q.Limit)
 		}
-		var cluster string
-		if q.Cluster != "" {
-			err := tx.get(ctx, "finding the cluster", &cluster, clusterIDSQL, q.Cluster)
+		var cluster, group string
+		for _, f := range []struct {
+			name, what, query string
+			into              *string
+		}{{q.Cluster, "finding the cluster", clusterIDSQL, &cluster}, {q.Group, "finding the group", groupIDSQL, &group}} {
+			if f.name == "" {
+				continue
+			}
+			err := tx.get(ctx, f.what, f.into, f.query, f.name)
 			if fleet.KindOf(err) == fleet.KindNotFound {
 				return nil // none is there
 			}
@@ -115,7 +123,7 @@ func (s *Store) ListInstallations(ctx context.Context, q fleet.InstallationQuery
 				return err
 			}
 		}
-		query, args, err := idsQuery(q, cluster)
+		query, args, err := idsQuery(q, cluster, group)
 		if err != nil {
 			return err
 		}
@@ -132,7 +140,7 @@ func (s *Store) ListInstallations(ctx context.Context, q fleet.InstallationQuery
 }
 
 // idsQuery finds the IDs of a page.
-func idsQuery(q fleet.InstallationQuery, cluster string) (string, []any, error) {
+func idsQuery(q fleet.InstallationQuery, cluster, group string) (string, []any, error) {
 	where := []string{"i.deleted_at IS NULL", "i.id > $1"}
 	args := []any{q.After}
 	add := func(condition string, arg any) {
@@ -144,6 +152,9 @@ func idsQuery(q fleet.InstallationQuery, cluster string) (string, []any, error) 
 	}
 	if cluster != "" {
 		add("i.cluster_id = $%d", cluster)
+	}
+	if group != "" {
+		add("i.group_id = $%d", group)
 	}
 	if q.State != "" {
 		add("i.state = $%d", string(q.State))

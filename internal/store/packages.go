@@ -130,7 +130,10 @@ func (s *Store) ListPackages(ctx context.Context, page fleet.Page) ([]fleet.Pack
 const (
 	lockResourceSQL = `SELECT pg_advisory_xact_lock(hashtextextended($1, 0)) IS NULL`
 	// Each arm has an index of its own; the latter two hold only the few rows that differ from what is desired.
-	packageUsersSQL = `(SELECT name FROM installation WHERE package_id = $1 AND deleted_at IS NULL LIMIT 3)
+	packageUsersSQL = `(SELECT 'group ' || g.name AS name FROM installation_group g JOIN group_revision r ON r.group_id = g.id
+		WHERE g.deleted_at IS NULL AND r.number IN (g.revision, g.latest) AND r.config ->> 'package_id' = $1 LIMIT 3)
+	UNION ALL
+	(SELECT name FROM installation WHERE package_id = $1 AND deleted_at IS NULL LIMIT 3)
 	UNION ALL
 	(SELECT name FROM installation WHERE running_package_id = $1 AND deleted_at IS NULL AND running_package_id NOT IN ('', package_id) LIMIT 3)
 	UNION ALL
@@ -157,7 +160,7 @@ func (s *Store) DeletePackage(ctx context.Context, idOrRef string) error {
 			return err
 		}
 		if len(users) > 0 {
-			return fleet.Errorf(fleet.KindNotAccepted, "package %s@%s is used by installation %s: update or delete it first", p.Name, p.Version, strings.Join(slices.Compact(users), ", "))
+			return fleet.Errorf(fleet.KindNotAccepted, "package %s@%s is used by %s: update or delete it first", p.Name, p.Version, strings.Join(slices.Compact(users), ", "))
 		}
 		_, err = tx.exec(ctx, "deleting the package", deletePackageSQL, p.ID)
 		return err

@@ -171,7 +171,7 @@ func pages(cluster, other string) map[string]fleet.InstallationQuery {
 
 func (p planner) page(t testing.TB, q fleet.InstallationQuery) planNode {
 	t.Helper()
-	query, args, err := idsQuery(q, q.Cluster)
+	query, args, err := idsQuery(q, q.Cluster, q.Group)
 	require.NoError(t, err)
 	return p.planned(query, args...)
 }

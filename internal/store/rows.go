@@ -120,3 +120,6 @@ func (r operationRow) operation() (*fleet.Operation, error) {
 	}
 	return o, r.Observed.into(&o.Observed)
 }
+
+// nullTime is null for the zero time.
+func nullTime(t time.Time) sql.NullTime { return sql.NullTime{Time: t, Valid: !t.IsZero()} }

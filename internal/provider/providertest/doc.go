@@ -3,7 +3,7 @@
 //
 // A provider's own test calls Run with a Harness. The suite knows nothing of
 // the provider but the six methods of Provider and the powers that it finds by
-// assertion (Volumes, Consoles); what a provider lacks is not checked, and the
+// assertion (Volumes, Consoles, Cloner); what a provider lacks is not checked, and the
 // suite says so in the test's log.
 //
 // Boots are dear (about three seconds under emulation), so the subtests of the
@@ -22,6 +22,10 @@
 //   - Delete of an unknown instance leaves a tombstone too, so that an older
 //     worker's Ensure that arrives late makes nothing.
 //   - Observe and List are not fenced.
+//   - A clone says so in its status (InstanceStatus.Clone), and never counts as the
+//     user of the volume: that may be started on, grown and deleted beside it. An ID is
+//     a clone's for ever or never: Ensure of a clone's ID and Clone of an
+//     instance's are refused (KindConflict).
 //
 // It imports testing and must be imported by tests only.
 package providertest

@@ -45,3 +45,11 @@ type Consoles interface {
 	// Console reads the console log; the caller closes the reader.
 	Console(ctx context.Context, ref fleet.InstanceRef, options fleet.ConsoleOptions) (io.ReadCloser, error)
 }
+
+// Cloner is the power to make throw-away copies of what sleeps.
+type Cloner interface {
+	// Clone makes an instance of spec that nobody reaches, on a copy of spec.Volume,
+	// which is neither touched nor taken. It is idempotent by spec.ID like Ensure;
+	// Observe, Power and Delete apply, and Delete removes the copy too.
+	Clone(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error)
+}

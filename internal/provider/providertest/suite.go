@@ -24,11 +24,15 @@ func Run(t *testing.T, h Harness) {
 	if _, ok := s.p.(Consoles); !ok {
 		t.Log("providertest: this provider has no consoles; nothing is checked about them")
 	}
+	if _, ok := s.p.(Cloner); !ok {
+		t.Log("providertest: this provider makes no clones; nothing is checked about them")
+	}
 	t.Run("Check", s.check)
 	t.Run("Unknown", s.unknown)
 	t.Run("CancelledContext", s.cancelledContext)
 	t.Run("Volumes", s.volumeLife)
 	t.Run("Life", s.life)
+	t.Run("Clone", s.clone)
 	t.Run("Concurrent", s.concurrent)
 	t.Run("NothingLeft", s.nothingLeft)
 }

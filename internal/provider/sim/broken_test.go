@@ -36,6 +36,11 @@ var breakages = map[string]string{
 	"context ignored":               "CancelledContext",
 	"stop is a crash":               "Life/PowerOffTwice",
 	"delete leaves it listed":       "Unknown",
+	"clone takes the volume":        "Clone/CloneOfASleeper",
+	"clone does not say so":         "Clone/CloneOfASleeper",
+	"clone is not fenced":           "Clone/CloneIsFenced",
+	"clone becomes an instance":     "Clone/CloneIsNoInstance",
+	"clone goes on without its ID":  "Clone/CloneTwiceIsOne",
 }
 
 // TestBrokenProvidersAreCaught checks the conformance suite itself: a provider
@@ -103,6 +108,14 @@ const anyEpoch = 1 << 30
 
 func (b *broken) Ensure(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error) {
 	switch b.how {
+	case "clone becomes an instance":
+		st, err := b.Provider.Ensure(ctx, spec)
+		if fleet.KindOf(err) == fleet.KindConflict {
+			if clone, known := b.Observe(ctx, refOf(spec)); known == nil && clone.Clone {
+				return clone, nil
+			}
+		}
+		return st, err
 	case "context ignored":
 		if ctx.Err() != nil {
 			<-time.After(time.Second)
@@ -125,8 +138,28 @@ func (b *broken) Ensure(ctx context.Context, spec fleet.InstanceSpec) (fleet.Ins
 	return b.Provider.Ensure(ctx, spec)
 }
 
+func (b *broken) Clone(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error) {
+	switch b.how {
+	case "clone takes the volume":
+		return b.Provider.Ensure(ctx, spec)
+	case "clone goes on without its ID":
+		if _, err := b.Observe(ctx, refOf(spec)); err == nil {
+			spec.ID = fleet.InstanceID(fleet.NewID())
+		}
+	}
+	st, err := b.Provider.Clone(ctx, spec)
+	if b.how == "clone is not fenced" && fleet.KindOf(err) == fleet.KindFenced {
+		spec.Epoch = anyEpoch
+		return b.Provider.Clone(ctx, spec)
+	}
+	return st, err
+}
+
 func (b *broken) Observe(ctx context.Context, ref fleet.InstanceRef) (fleet.InstanceStatus, error) {
 	st, err := b.Provider.Observe(ctx, ref)
+	if b.how == "clone does not say so" {
+		st.Clone = false
+	}
 	if b.how == "unknown is no error" && fleet.KindOf(err) == fleet.KindNotFound {
 		return fleet.InstanceStatus{ID: ref.ID, Power: fleet.PowerOff}, nil
 	}

@@ -92,7 +92,7 @@ func (o *call) sleep(ctx context.Context, d time.Duration) error {
 // mutates tells whether the call changes anything, so that the faults after the change apply.
 func (o *call) mutates() bool {
 	switch o.kind {
-	case CallEnsure, CallPowerOn, CallPowerOff, CallDelete, CallEnsureVolume, CallDeleteVolume:
+	case CallEnsure, CallClone, CallPowerOn, CallPowerOff, CallDelete, CallEnsureVolume, CallDeleteVolume:
 		return true
 	}
 	return false
@@ -113,12 +113,10 @@ func (o *call) end(ctx context.Context, err error) error {
 			}
 		}
 	}
-	if o.p.ledger.size > 0 {
-		o.p.ledger.add(Entry{
-			At: o.p.clock.Now(), Cluster: o.id, Call: o.kind, Object: o.object, Epoch: o.epoch,
-			Attempt: o.attempt, Effect: o.effect, Fault: o.fault, Kind: fleet.KindOf(err),
-		})
-	}
+	o.p.ledger.add(Entry{
+		At: o.p.clock.Now(), Cluster: o.id, Call: o.kind, Object: o.object, Epoch: o.epoch,
+		Attempt: o.attempt, Effect: o.effect, Fault: o.fault, Kind: fleet.KindOf(err),
+	})
 	return err
 }
 

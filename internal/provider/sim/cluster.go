@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,13 @@ type cluster struct {
 	journal   *journal // nil: nothing is kept
 	instances map[fleet.InstanceID]*instance
 	volumes   map[fleet.VolumeID]volumeRecord
+	// of lists the instances of an installation, in the order in which they were made.
+	of map[fleet.InstallationID][]fleet.InstanceID
+	// kept is what the journal says of the cluster itself; nil: nothing yet.
+	kept *clusterRecord
+	made Made
+	// born are the instances that were ever made here, as far as is known.
+	born map[fleet.InstanceID]struct{}
 	// order lists the instances' IDs, sorted where sorted says so; those that
 	// are gone may still be in it.
 	order  []fleet.InstanceID
@@ -41,13 +49,14 @@ type cluster struct {
 // config is a cluster's settings and what follows from them.
 type config struct {
 	Settings
+	name  string
 	hosts map[fleet.HostID]bool
 	// first is the host of instances that name none.
 	first fleet.HostID
 }
 
-func newConfig(id fleet.ClusterID, settings Settings) *config {
-	c := &config{Settings: settings, hosts: make(map[fleet.HostID]bool, settings.Hosts), first: HostID(id, 0)}
+func newConfig(id fleet.ClusterID, name string, settings Settings) *config {
+	c := &config{Settings: settings, name: name, hosts: make(map[fleet.HostID]bool, settings.Hosts), first: HostID(id, 0)}
 	for n := range settings.Hosts {
 		c.hosts[HostID(id, n)] = true
 	}
@@ -65,6 +74,10 @@ type instance struct {
 	timer Timer
 	// armed tells the current timer from one that could not be stopped in time.
 	armed uint64
+	// behaviour is what the record's says; nil where it says nothing.
+	behaviour *Behaviour
+	// told is the health that OnChange has told of, or a call's answer.
+	told fleet.HealthState
 	// hidden is how many times Observe still says that it is not there.
 	hidden    int
 	served    bool
@@ -77,15 +90,16 @@ type instance struct {
 // tombstoneLife is how long a tombstone is kept: far longer than a call can be on its way.
 const tombstoneLife = time.Hour
 
-func openCluster(p *Provider, id fleet.ClusterID, settings Settings) (*cluster, error) {
+// openCluster reads a cluster's state. Its settings are those of the record, or
+// where that is nil, those that were kept; without any, it is nil.
+func openCluster(p *Provider, id fleet.ClusterID, rec *clusterRecord) (*cluster, error) {
 	c := &cluster{
 		p: p, id: id, sorted: true,
-		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]volumeRecord{},
+		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]volumeRecord{}, of: map[fleet.InstallationID][]fleet.InstanceID{},
 		users: map[fleet.VolumeID]fleet.InstanceID{}, memory: map[fleet.HostID]int64{}, disk: map[fleet.HostID]int64{},
-		graves: map[graveKey]grave{}, attempts: map[attemptKey]uint32{},
+		graves: map[graveKey]grave{}, attempts: map[attemptKey]uint32{}, born: map[fleet.InstanceID]struct{}{},
 		compactAt: p.options.CompactBytes,
 	}
-	c.settings.Store(newConfig(id, settings))
 	if p.options.Dir != "" {
 		j, err := openJournal(p.clusterDir(id), p.options.Sync, p.log.WithField("cluster", id), func(payload []byte) error {
 			ch, err := decodeChange(payload)
@@ -100,17 +114,78 @@ func openCluster(p *Provider, id fleet.ClusterID, settings Settings) (*cluster, 
 		c.journal = j
 		c.compactAt = max(c.compactAt, j.base)
 	}
+	if rec == nil {
+		if rec = c.kept; rec == nil {
+			return nil, c.close()
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pruneGraves()
-	for _, in := range c.instances {
-		c.arm(in)
+	if err := c.configure(*rec); err != nil {
+		if c.journal != nil {
+			err = errors.Join(err, c.journal.close())
+		}
+		return nil, err
 	}
+	c.pruneGraves()
+	c.armAll()
 	return c, nil
+}
+
+// configure gives the cluster other settings and keeps them.
+func (c *cluster) configure(rec clusterRecord) error {
+	settings, err := ParseSettings(rec.Settings)
+	if err != nil {
+		return err
+	}
+	if c.kept == nil || c.kept.Name != rec.Name || !maps.Equal(c.kept.Settings, rec.Settings) {
+		rec.Settings = maps.Clone(rec.Settings)
+		if err := c.keep(change{Cluster: &rec}); err != nil {
+			return err
+		}
+	}
+	c.settings.Store(newConfig(c.id, rec.Name, settings))
+	return nil
+}
+
+// reconfigure is configure for a cluster in use.
+func (c *cluster) reconfigure(rec clusterRecord) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.settings.Load().Faults[FaultBackground]
+	if err := c.configure(rec); err != nil {
+		return err
+	}
+	if before > 0 || c.settings.Load().Faults[FaultBackground] > 0 {
+		c.armAll() // the failures come at other times now
+	}
+	return nil
+}
+
+// armAll arms all instances, in order of their IDs, so that timers that are due
+// at once are so in the same order each time.
+func (c *cluster) armAll() {
+	for _, id := range c.sortedIDs() {
+		if in := c.instances[id]; in != nil {
+			c.arm(in)
+		}
+	}
 }
 
 // put makes a change: first in the journal, then here. After an error nothing has changed.
 func (c *cluster) put(ch change) error {
+	if err := c.keep(ch); err != nil {
+		return err
+	}
+	if ch.Instance != nil {
+		c.arm(c.instances[ch.Instance.ID])
+	}
+	c.compact()
+	return nil
+}
+
+// keep is put without what follows from it.
+func (c *cluster) keep(ch change) error {
 	if c.journal != nil {
 		payload, err := ch.encode()
 		if err == nil {
@@ -121,10 +196,6 @@ func (c *cluster) put(ch change) error {
 		}
 	}
 	c.apply(ch)
-	if ch.Instance != nil {
-		c.arm(c.instances[ch.Instance.ID])
-	}
-	c.compact()
 	return nil
 }
 
@@ -141,20 +212,46 @@ func (c *cluster) apply(ch change) {
 				c.sorted = false
 			}
 			c.order = append(c.order, rec.ID)
+			c.of[rec.Installation] = append(c.of[rec.Installation], rec.ID)
 			delete(c.graves, graveKey{id: string(rec.ID)})
+			c.countMade(&rec)
 		} else {
 			c.account(&in.record, -1)
 		}
-		in.record = rec
+		if rec.Power != fleet.PowerOff && (in.ID == "" || in.Power == fleet.PowerOff) {
+			c.countDouble(&rec)
+		}
+		in.become(rec)
 		c.account(&in.record, +1)
 	case ch.Volume != nil:
 		v := *ch.Volume
+		if _, exists := c.volumes[v.ID]; !exists {
+			c.made.Volumes++
+		}
 		c.disk[v.Host] += int64(v.SizeMiB) - int64(c.volumes[v.ID].SizeMiB)
 		c.volumes[v.ID] = v
 		delete(c.graves, graveKey{id: string(v.ID), volume: true})
 	case ch.Grave != nil:
 		c.bury(*ch.Grave)
+	case ch.Cluster != nil:
+		c.kept = ch.Cluster
+	case ch.Made != nil:
+		// What the frames before it made count anew is in it.
+		c.made = *ch.Made
 	}
+}
+
+// become gives the instance another record.
+func (in *instance) become(rec record) {
+	if in.behaviour == nil && rec.Behaviour != "" {
+		b, err := ParseBehaviour(rec.Behaviour)
+		if err != nil {
+			// Another version wrote it; this one does not know what it meant.
+			b = Behaviour{FailAfter: never, ExitAfter: never}
+		}
+		in.behaviour = &b
+	}
+	in.record = rec
 }
 
 // account counts what an instance that is not off uses.
@@ -177,6 +274,7 @@ func (c *cluster) bury(g grave) {
 	if g.Volume {
 		if v, ok := c.volumes[fleet.VolumeID(g.ID)]; ok {
 			c.disk[v.Host] -= int64(v.SizeMiB)
+			c.made.VolumesDeleted++
 			delete(c.volumes, v.ID)
 		}
 	} else if in := c.instances[fleet.InstanceID(g.ID)]; in != nil {
@@ -184,6 +282,15 @@ func (c *cluster) bury(g grave) {
 		in.rest()
 		in.notify()
 		delete(c.instances, in.ID)
+		c.made.InstancesDeleted++
+		if rest := slices.DeleteFunc(c.of[in.Installation], func(id fleet.InstanceID) bool { return id == in.ID }); len(rest) > 0 {
+			c.of[in.Installation] = rest
+		} else {
+			delete(c.of, in.Installation)
+		}
+	}
+	if !g.Volume && g.Born {
+		c.born[fleet.InstanceID(g.ID)] = struct{}{}
 	}
 	c.graves[g.key()] = g
 	c.buried = append(c.buried, g)
@@ -240,16 +347,22 @@ func (c *cluster) compact() {
 
 // all returns the whole state as payloads.
 func (c *cluster) all() ([][]byte, error) {
-	state := make([][]byte, 0, len(c.instances)+len(c.volumes)+len(c.graves))
+	state := make([][]byte, 0, len(c.instances)+len(c.volumes)+len(c.graves)+2)
 	var errs []error
 	add := func(ch change) {
 		payload, err := ch.encode()
 		state, errs = append(state, payload), append(errs, err)
 	}
-	for _, in := range c.instances {
-		add(change{Instance: &in.record})
+	if c.kept != nil {
+		add(change{Cluster: c.kept})
 	}
-	for _, v := range c.volumes {
+	for _, id := range c.sortedIDs() {
+		if in := c.instances[id]; in != nil {
+			add(change{Instance: &in.record})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.volumes)) {
+		v := c.volumes[id]
 		add(change{Volume: &v})
 	}
 	// In their order, which pruning relies on.
@@ -260,6 +373,7 @@ func (c *cluster) all() ([][]byte, error) {
 			add(change{Grave: &kept})
 		}
 	}
+	add(change{Made: &c.made})
 	return state, errors.Join(errs...)
 }
 
@@ -289,9 +403,11 @@ func (c *cluster) close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	for _, in := range c.instances {
-		in.rest()
-		in.notify()
+	for _, id := range c.sortedIDs() {
+		if in := c.instances[id]; in != nil {
+			in.rest()
+			in.notify()
+		}
 	}
 	if c.journal == nil {
 		return nil

@@ -173,19 +173,6 @@ func TestFaultPartialList(t *testing.T) {
 	require.Empty(t, next)
 }
 
-func TestFaultWrongHealth(t *testing.T) {
-	t.Parallel()
-	p, cluster := start(t, sim.Options{}, map[string]string{"fault.wrong_health": "1"})
-	spec := newSpec(cluster.ID, "a")
-	st, err := p.Ensure(t.Context(), spec)
-	require.NoError(t, err)
-	require.Equal(t, fleet.HealthHealthy, st.Health)
-	st, err = p.Observe(t.Context(), refOf(spec))
-	require.NoError(t, err)
-	require.Equal(t, fleet.HealthUnhealthy, st.Health)
-	require.NotEmpty(t, st.HealthDetail)
-}
-
 func TestLatencyTakesTimeAndObeysContext(t *testing.T) {
 	t.Parallel()
 	clock := newFakeClock()

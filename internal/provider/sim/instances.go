@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"dormouse/internal/fleet"
@@ -13,7 +14,12 @@ import (
 // where another instance uses the volume; KindCapacity where the host is full; KindInvalid
 // for a host or a volume that is not there; KindUnavailable.
 func (p *Provider) Ensure(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error) {
-	o, err := p.begin(ctx, spec.ClusterID, CallEnsure, string(spec.ID), spec.Epoch)
+	return p.make(ctx, CallEnsure, spec)
+}
+
+// make is Ensure and Clone.
+func (p *Provider) make(ctx context.Context, kind Call, spec fleet.InstanceSpec) (fleet.InstanceStatus, error) {
+	o, err := p.begin(ctx, spec.ClusterID, kind, string(spec.ID), spec.Epoch)
 	if err != nil {
 		return fleet.InstanceStatus{}, err
 	}
@@ -30,9 +36,15 @@ func (o *call) ensure(spec fleet.InstanceSpec) (fleet.InstanceStatus, error) {
 	if err := o.closedErr(); err != nil {
 		return fleet.InstanceStatus{}, err
 	}
+	if err := o.cloneable(); err != nil {
+		return fleet.InstanceStatus{}, err
+	}
 	if in := o.instances[spec.ID]; in != nil {
-		if in.Installation != spec.InstallationID {
-			return fleet.InstanceStatus{}, fleet.Errorf(fleet.KindConflict, "ensuring instance %s: it belongs to installation %s, not %s", spec.ID, in.Installation, spec.InstallationID)
+		switch {
+		case in.Installation != spec.InstallationID:
+			return fleet.InstanceStatus{}, fleet.Errorf(fleet.KindConflict, "%s %s: it belongs to installation %s, not %s", o.kind, spec.ID, in.Installation, spec.InstallationID)
+		case in.Clone != (o.kind == CallClone):
+			return fleet.InstanceStatus{}, fleet.Errorf(fleet.KindConflict, "%s %s: an instance is a clone for all its life or never: give the other one an ID of its own", o.kind, spec.ID)
 		}
 		return o.change(in, fleet.PowerOn)
 	}
@@ -69,6 +81,12 @@ func (o *call) newRecord(spec fleet.InstanceSpec) (record, error) {
 		ID: spec.ID, Installation: spec.InstallationID, Name: spec.Name, Host: spec.HostID, Image: spec.Image,
 		MemoryMiB: int64(spec.MemoryMiB), Ports: slices.Clone(spec.Manifest.Ports), CreatedAt: o.now(),
 		Epoch: spec.Epoch, Power: fleet.PowerOff, Health: fleet.HealthUnknown,
+		Role: spec.Role, Clone: o.kind == CallClone, Behaviour: spec.Env[BehaviourVariable],
+	}
+	if rec.Behaviour != "" {
+		if _, err := ParseBehaviour(rec.Behaviour); err != nil {
+			return record{}, fmt.Errorf("ensuring instance %s: %w", spec.ID, err)
+		}
 	}
 	if rec.Host == "" {
 		rec.Host = o.config.first
@@ -77,9 +95,11 @@ func (o *call) newRecord(spec fleet.InstanceSpec) (record, error) {
 		return record{}, fleet.InvalidField("host_id", "ensuring instance %s: cluster %s has no host %s", spec.ID, o.id, rec.Host)
 	}
 	if spec.Volume != nil {
-		rec.Volume = spec.Volume.ID
-		if _, ok := o.volumes[rec.Volume]; !ok {
-			return record{}, fleet.InvalidField("volume.id", "ensuring instance %s: there is no volume %s: ensure it first", spec.ID, rec.Volume)
+		if _, ok := o.volumes[spec.Volume.ID]; !ok {
+			return record{}, fleet.InvalidField("volume.id", "ensuring instance %s: there is no volume %s: ensure it first", spec.ID, spec.Volume.ID)
+		}
+		if !rec.Clone {
+			rec.Volume = spec.Volume.ID
 		}
 	}
 	return rec, nil
@@ -116,6 +136,9 @@ func (o *call) turn(rec *record, target fleet.Power) error {
 			return err
 		}
 		span, kind = o.config.BootTime, CallPowerOn
+		if err := o.behave(rec); err != nil {
+			return err
+		}
 		rec.Boots++
 		rec.Exit = nil
 	}
@@ -176,11 +199,7 @@ func (o *call) observe(id fleet.InstanceID) (fleet.InstanceStatus, error) {
 		o.fault = FaultNotFoundAfterCreate
 		return fleet.InstanceStatus{}, fleet.Errorf(fleet.KindNotFound, "observe instance %s: injected fault: not visible yet", id)
 	}
-	st := o.status(in)
-	if st.Health == fleet.HealthHealthy && o.hit(FaultWrongHealth) {
-		st.Health, st.HealthDetail = fleet.HealthUnhealthy, "injected fault: a wrong answer about health"
-	}
-	return st, nil
+	return o.look(in), nil
 }
 
 func (o *call) find(id fleet.InstanceID) (*instance, error) {
@@ -259,7 +278,7 @@ func (o *call) remove(g grave, seen fleet.Epoch, exists bool) error {
 	if !exists && dead && before.Epoch == o.epoch {
 		return nil
 	}
-	g.Epoch, g.At = o.epoch, o.now()
+	g.Epoch, g.At, g.Born = o.epoch, o.now(), before.Born || exists && !g.Volume
 	if err := o.put(change{Grave: &g}); err != nil {
 		return err
 	}
@@ -277,12 +296,13 @@ func (p *Provider) List(ctx context.Context, cluster fleet.ClusterID, after stri
 	if err != nil {
 		return nil, "", err
 	}
+	partial := o.hit(FaultPartialList)
 	o.mu.Lock()
 	if err = o.closedErr(); err == nil {
 		page, next = o.list(fleet.InstanceID(after))
 	}
 	o.mu.Unlock()
-	if o.hit(FaultPartialList) {
+	if partial {
 		page = page[:len(page)/2]
 	}
 	return page, next, o.end(ctx, err)
@@ -302,7 +322,7 @@ func (o *call) list(after fleet.InstanceID) (page []fleet.InstanceStatus, next s
 		if len(page) == o.p.options.PageSize {
 			return page, string(page[len(page)-1].ID)
 		}
-		page = append(page, o.status(in))
+		page = append(page, o.look(in))
 	}
 	return page, ""
 }

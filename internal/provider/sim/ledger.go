@@ -14,6 +14,7 @@ type Call string
 // The calls.
 const (
 	CallEnsure       Call = "ensure"
+	CallClone        Call = "clone"
 	CallObserve      Call = "observe"
 	CallPowerOn      Call = "power-on"
 	CallPowerOff     Call = "power-off"
@@ -42,38 +43,50 @@ const (
 // Entry is one call as the ledger remembers it.
 type Entry struct {
 	// Seq counts the calls from 1, in the order in which they ended.
-	Seq     uint64
-	At      time.Time
-	Cluster fleet.ClusterID
-	Call    Call
+	Seq     uint64          `json:"seq"`
+	At      time.Time       `json:"at"`
+	Cluster fleet.ClusterID `json:"cluster"`
+	Call    Call            `json:"call"`
 	// Object is the instance's, volume's or cluster's ID.
-	Object string
-	Epoch  fleet.Epoch
+	Object string      `json:"object"`
+	Epoch  fleet.Epoch `json:"epoch"`
 	// Attempt counts this call on this object from 1; 0 where nothing is ever
 	// drawn in this cluster, and so nothing is counted.
-	Attempt uint32
-	Effect  Effect
-	// Fault is the one that was injected; empty is none.
-	Fault Fault
+	Attempt uint32 `json:"attempt,omitempty"`
+	Effect  Effect `json:"effect,omitempty"`
+	// Fault is the one that was injected; empty is none. A page of List on which
+	// several health checks went wrong has one of their faults.
+	Fault Fault `json:"fault,omitempty"`
 	// Kind is the kind of the error that was returned; empty is none.
-	Kind fleet.ErrorKind
+	Kind fleet.ErrorKind `json:"kind,omitempty"`
 }
 
-// ledger keeps the last calls in a ring.
+// ledger counts all calls and keeps the last ones in a ring.
 type ledger struct {
-	mu   sync.Mutex
-	ring []Entry
-	size int
-	seq  uint64
+	mu     sync.Mutex
+	since  time.Time
+	counts map[count]uint64
+	ring   []Entry
+	size   int
+	seq    uint64
+}
+
+// count is what calls are counted by.
+type count struct {
+	call   Call
+	effect Effect
+	fault  Fault
+	kind   fleet.ErrorKind
 }
 
 func (l *ledger) add(e Entry) {
-	if l.size <= 0 {
-		return
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.seq++
+	l.counts[count{e.Call, e.Effect, e.Fault, e.Kind}]++
+	if l.size <= 0 {
+		return
+	}
 	e.Seq = l.seq
 	if len(l.ring) < l.size {
 		l.ring = append(l.ring, e)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/sirupsen/logrus"
@@ -28,7 +30,7 @@ type Options struct {
 	Log logrus.FieldLogger
 	// Sync makes every change outlive a power failure, at the price of an fsync for each.
 	Sync bool
-	// LedgerSize is how many calls the ledger keeps; 0 is 4096, negative none.
+	// LedgerSize is how many calls the ledger keeps; 0 is 4096, negative none. All are counted.
 	LedgerSize int
 	// PageSize is how many instances a page of List has; 0 is 500.
 	PageSize int
@@ -85,6 +87,7 @@ func New(options Options) (*Provider, error) {
 	if p.ledger.size = options.LedgerSize; p.ledger.size == 0 {
 		p.ledger.size = defaultLedgerSize
 	}
+	p.ledger.since, p.ledger.counts = stamp(p.clock), map[count]uint64{}
 	if options.Dir != "" {
 		lock, err := lockDir(options.Dir)
 		if err != nil {
@@ -127,25 +130,59 @@ func (p *Provider) Configure(fc fleet.Cluster) error {
 	if fc.State == fleet.ClusterDeleted {
 		return p.forget(fc.ID)
 	}
-	settings, err := ParseSettings(fc.Settings)
-	if err != nil {
-		return fmt.Errorf("configuring cluster %s: %w", fc.ID, err)
-	}
+	rec := clusterRecord{Name: fc.Name, Settings: fc.Settings}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return errClosed()
 	}
 	if c := p.clusters[fc.ID]; c != nil {
-		c.settings.Store(newConfig(fc.ID, settings))
+		if err := c.reconfigure(rec); err != nil {
+			return fmt.Errorf("configuring cluster %s: %w", fc.ID, err)
+		}
 		return nil
 	}
-	c, err := openCluster(p, fc.ID, settings)
+	if _, err := ParseSettings(fc.Settings); err != nil {
+		return fmt.Errorf("configuring cluster %s: %w", fc.ID, err) // before a directory is made for it
+	}
+	c, err := openCluster(p, fc.ID, &rec)
 	if err != nil {
 		return fmt.Errorf("configuring cluster %s: %w", fc.ID, err)
 	}
 	p.clusters[fc.ID] = c
 	return nil
+}
+
+// ConfigureKept makes the clusters known that Options.Dir has, each with the
+// settings that it had last. Its error joins those of the clusters that could
+// not be read; the others are known all the same.
+func (p *Provider) ConfigureKept() error {
+	if p.options.Dir == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(p.options.Dir)
+	if err != nil {
+		return fmt.Errorf("looking for the simulator's clusters: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return errClosed()
+	}
+	var errs []error
+	for _, e := range entries {
+		id := fleet.ClusterID(e.Name())
+		if !e.IsDir() || p.clusters[id] != nil {
+			continue
+		}
+		switch c, err := openCluster(p, id, nil); {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("reading cluster %s: %w", id, err))
+		case c != nil:
+			p.clusters[id] = c
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // forget drops a cluster and its files, also those that an earlier process left.
@@ -246,8 +283,8 @@ func (p *Provider) Close() error {
 	}
 	p.closed = true
 	var errs []error
-	for _, c := range p.clusters {
-		errs = append(errs, c.close())
+	for _, id := range slices.Sorted(maps.Keys(p.clusters)) {
+		errs = append(errs, p.clusters[id].close())
 	}
 	if p.lock != nil {
 		// Closing alone would leave the lock to a child process that has been

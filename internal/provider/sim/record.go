@@ -11,8 +11,8 @@ import (
 	"dormouse/internal/fleet"
 )
 
-// record is what is kept of an instance. The environment is not: it has
-// secrets, and nothing here needs it.
+// record is what is kept of an instance. The environment is not, but for
+// BehaviourVariable: it has secrets.
 type record struct {
 	ID           fleet.InstanceID     `json:"id"`
 	Installation fleet.InstallationID `json:"installation"`
@@ -23,6 +23,11 @@ type record struct {
 	MemoryMiB    int64                `json:"memory_mib"`
 	Ports        []fleet.Port         `json:"ports,omitempty"`
 	CreatedAt    time.Time            `json:"created_at"`
+	Role         fleet.Role           `json:"role,omitempty"`
+	// Clone: a throw-away copy, which uses a copy of the volume and not Volume.
+	Clone bool `json:"clone,omitempty"`
+	// Behaviour is what BehaviourVariable says.
+	Behaviour string `json:"behaviour,omitempty"`
 
 	Epoch fleet.Epoch `json:"epoch"`
 	Power fleet.Power `json:"power"`
@@ -32,7 +37,14 @@ type record struct {
 	DueAt  time.Time   `json:"due_at,omitzero"`
 	BadEnd bool        `json:"bad_end,omitempty"`
 	// Boots counts the power-ons.
-	Boots        uint32            `json:"boots"`
+	Boots uint32 `json:"boots"`
+	// Acts: this boot shows the behaviour. Crash: it ends as a crash, as that says.
+	Acts  bool `json:"acts,omitempty"`
+	Crash bool `json:"crash,omitempty"`
+	// OnAt and OffAt are when it was last on and last off.
+	OnAt  time.Time `json:"on_at,omitzero"`
+	OffAt time.Time `json:"off_at,omitzero"`
+	// Health is the health but for what the behaviour and the background do to it.
 	Health       fleet.HealthState `json:"health"`
 	HealthDetail string            `json:"health_detail,omitempty"`
 	Exit         *fleet.Exit       `json:"exit,omitempty"`
@@ -50,10 +62,12 @@ type volumeRecord struct {
 
 // grave is the tombstone of an instance or a volume.
 type grave struct {
-	ID     string      `json:"id"`
-	Volume bool        `json:"volume,omitempty"`
-	Epoch  fleet.Epoch `json:"epoch"`
-	At     time.Time   `json:"at"`
+	ID     string `json:"id"`
+	Volume bool   `json:"volume,omitempty"`
+	// Born: there was such an instance once.
+	Born  bool        `json:"born,omitempty"`
+	Epoch fleet.Epoch `json:"epoch"`
+	At    time.Time   `json:"at"`
 }
 
 type graveKey struct {
@@ -63,11 +77,20 @@ type graveKey struct {
 
 func (g grave) key() graveKey { return graveKey{g.ID, g.Volume} }
 
+// clusterRecord is what Configure was told of a cluster.
+type clusterRecord struct {
+	Name     string            `json:"name"`
+	Settings map[string]string `json:"settings"`
+}
+
 // change is one frame of the log or the snapshot; one of its fields is set.
 type change struct {
-	Instance *record       `json:"instance,omitempty"`
-	Volume   *volumeRecord `json:"volume,omitempty"`
-	Grave    *grave        `json:"grave,omitempty"`
+	Instance *record        `json:"instance,omitempty"`
+	Volume   *volumeRecord  `json:"volume,omitempty"`
+	Grave    *grave         `json:"grave,omitempty"`
+	Cluster  *clusterRecord `json:"cluster,omitempty"`
+	// Made ends a snapshot: what has been counted so far.
+	Made *Made `json:"made,omitempty"`
 }
 
 func (c change) encode() ([]byte, error) { return json.Marshal(c) }
@@ -77,7 +100,7 @@ func decodeChange(payload []byte) (change, error) {
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return c, fmt.Errorf("reading a record: %w", err)
 	}
-	if c.Instance == nil && c.Volume == nil && c.Grave == nil {
+	if c == (change{}) {
 		return c, fmt.Errorf("reading a record: it is of a kind that this version does not know")
 	}
 	return c, nil
@@ -86,10 +109,10 @@ func decodeChange(payload []byte) (change, error) {
 // refPrefix begins every ProviderRef.
 const refPrefix = "sim:"
 
-// status is what callers are told.
+// status is what callers are told, but for what changes by itself.
 func (r *record) status(now time.Time) fleet.InstanceStatus {
 	st := fleet.InstanceStatus{
-		ID: r.ID, InstallationID: r.Installation, ProviderRef: refPrefix + string(r.ID), Epoch: r.Epoch,
+		ID: r.ID, InstallationID: r.Installation, ProviderRef: refPrefix + string(r.ID), Epoch: r.Epoch, Clone: r.Clone,
 		Power: r.Power, Health: r.Health, HealthDetail: r.HealthDetail, CreatedAt: r.CreatedAt,
 	}
 	if r.Exit != nil {
@@ -124,25 +147,31 @@ func (r *record) endpoints() []fleet.Endpoint {
 
 // finish ends a pending change of power.
 func (r *record) finish(now time.Time) {
-	target, bad := r.Target, r.BadEnd
-	r.Target, r.DueAt, r.BadEnd = "", time.Time{}, false
+	target, bad, crash := r.Target, r.BadEnd, r.Crash
+	r.Target, r.DueAt, r.BadEnd, r.Crash = "", time.Time{}, false, false
 	r.HealthDetail = ""
 	switch {
-	case target == fleet.PowerOn && !bad:
-		r.Power, r.Health = fleet.PowerOn, fleet.HealthHealthy
+	case target == fleet.PowerOn && crash:
+		r.end(now, fleet.Exit{Reason: fleet.ReasonCrashLoop, Code: 1, LastLines: []string{"sim: crashed at its start, as " + BehaviourVariable + " says"}})
+	case target == fleet.PowerOn && bad:
+		r.end(now, fleet.Exit{Reason: fleet.ReasonGuestPanic, Code: -1, LastLines: []string{"sim: injected panic while booting"}})
 	case target == fleet.PowerOn:
-		r.end(fleet.Exit{Reason: fleet.ReasonGuestPanic, Code: -1, At: now, LastLines: []string{"sim: injected panic while booting"}})
+		r.Power, r.Health, r.OnAt = fleet.PowerOn, fleet.HealthHealthy, now
 	case bad:
-		r.end(fleet.Exit{Reason: fleet.ReasonGuestPanic, Code: -1, At: now, LastLines: []string{"sim: injected panic while stopping"}})
+		r.end(now, fleet.Exit{Reason: fleet.ReasonGuestPanic, Code: -1, LastLines: []string{"sim: injected panic while stopping"}})
 	default:
-		r.end(fleet.Exit{At: now})
+		r.end(now, fleet.Exit{})
 	}
 }
 
-// end switches the instance off with that exit.
-func (r *record) end(exit fleet.Exit) {
-	r.Power, r.Target, r.DueAt, r.BadEnd = fleet.PowerOff, "", time.Time{}, false
+// end switches the instance off with that exit, which is now unless it says when.
+func (r *record) end(now time.Time, exit fleet.Exit) {
+	if exit.At.IsZero() {
+		exit.At = now
+	}
+	r.Power, r.Target, r.DueAt, r.BadEnd, r.Crash = fleet.PowerOff, "", time.Time{}, false, false
 	r.Health, r.HealthDetail = fleet.HealthUnknown, ""
+	r.OffAt = now
 	r.Exit = &exit
 }
 

@@ -22,6 +22,10 @@ type Settings struct {
 	// Latency is how long each call takes, BootTime from power-on to healthy,
 	// StopTime from the request of a clean stop to off.
 	Latency, BootTime, StopTime Span
+	// BackgroundTime is how long a background failure lasts, an hour at the most.
+	BackgroundTime Span
+	// Clones tells whether Clone works.
+	Clones bool
 	// Faults are the probabilities, by fault.
 	Faults map[Fault]float64
 	// RetryAfter is what a throttled call says.
@@ -39,6 +43,7 @@ func (s *Settings) counted() bool {
 const (
 	defaultHostMiB    = 64 << 20 // 64 TiB
 	defaultRetryAfter = time.Second
+	defaultBackground = 5 * time.Minute
 	maxHosts          = 1000
 )
 
@@ -69,8 +74,17 @@ const (
 	FaultBadEnd Fault = "bad_end"
 	// FaultPartialList: a page of List lacks its second half and does not say so.
 	FaultPartialList Fault = "partial_list"
-	// FaultWrongHealth: Observe calls a healthy instance unhealthy.
+	// FaultWrongHealth: a look at a healthy instance, by Observe or List, says that it is unhealthy.
 	FaultWrongHealth Fault = "wrong_health"
+	// FaultUnknownHealth: a look at an instance that is on can't tell its health.
+	FaultUnknownHealth Fault = "unknown_health"
+	// FaultObserverOutage is drawn for the cluster and each minute of the clock: during
+	// it, no look at any instance can tell its health.
+	FaultObserverOutage Fault = "observer_outage"
+	// FaultBackground is drawn for each installation and hour of the clock: at some
+	// moment of it, whatever its instance runs is unhealthy for BackgroundTime, and
+	// OnChange tells of both ends. It has nothing to do with the release.
+	FaultBackground Fault = "background"
 )
 
 // Faults returns every fault, in the order in which they are drawn.
@@ -78,6 +92,7 @@ func Faults() []Fault {
 	return []Fault{
 		FaultThrottle, FaultErrorBefore, FaultCapacity, FaultErrorAfter, FaultLostAnswer,
 		FaultTimeoutAfter, FaultNotFoundAfterCreate, FaultBadEnd, FaultPartialList, FaultWrongHealth,
+		FaultUnknownHealth, FaultObserverOutage, FaultBackground,
 	}
 }
 
@@ -91,6 +106,8 @@ func Keys() []string {
 		"boot_time (likewise)",
 		"stop_time (likewise)",
 		"throttle_retry_after (duration, default 1s)",
+		"background_time (of a background failure: as latency, default 5m, at most 1h)",
+		"clones (true or false, default true)",
 		"seed (integer, default 0)",
 	}
 	for _, f := range Faults() {
@@ -102,7 +119,10 @@ func Keys() []string {
 // ParseSettings reads the settings of a cluster. Its error joins one *fleet.Error
 // of KindInvalid for each bad key, whose Field is "settings." and the key.
 func ParseSettings(values map[string]string) (Settings, error) {
-	s := Settings{Hosts: 1, MemoryMiB: defaultHostMiB, DiskMiB: defaultHostMiB, RetryAfter: defaultRetryAfter, Faults: map[Fault]float64{}}
+	s := Settings{
+		Hosts: 1, MemoryMiB: defaultHostMiB, DiskMiB: defaultHostMiB, RetryAfter: defaultRetryAfter, Clones: true,
+		BackgroundTime: Span{Min: defaultBackground, Max: defaultBackground}, Faults: map[Fault]float64{},
+	}
 	var bad []error
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		if err := s.set(key, values[key]); err != nil {
@@ -128,6 +148,14 @@ func (s *Settings) set(key, value string) (err error) {
 		s.BootTime, err = ParseSpan(value)
 	case "stop_time":
 		s.StopTime, err = ParseSpan(value)
+	case "background_time":
+		if s.BackgroundTime, err = ParseSpan(value); err == nil && s.BackgroundTime.Zero() {
+			err = errors.New("want more than no time at all")
+		}
+	case "clones":
+		if s.Clones, err = strconv.ParseBool(value); err != nil {
+			err = errors.New("want true or false")
+		}
 	case "throttle_retry_after":
 		s.RetryAfter, err = parseDuration(value)
 	case "seed":

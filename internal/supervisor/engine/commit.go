@@ -22,6 +22,7 @@ type commitRequest struct {
 	// attempt and executor are the operation's before the step ran.
 	attempt  int
 	executor string
+	rollout  *fleet.RolloutWork
 	answer   chan<- commitAnswer
 }
 
@@ -33,7 +34,7 @@ type commitAnswer struct {
 // commit hands a result to a committer and waits for its answer.
 func (e *Engine) commit(op *fleet.Operation, res fleet.Result) (fleet.Committed, error) {
 	answer := make(chan commitAnswer, 1)
-	e.commits <- commitRequest{res, op.Attempt, op.Executor, answer}
+	e.commits <- commitRequest{res, op.Attempt, op.Executor, op.Rollout, answer}
 	a := <-answer
 	return a.committed, a.err
 }
@@ -128,6 +129,7 @@ func (e *Engine) commitFailure(ctx context.Context, req commitRequest, err error
 	if res.Attempt >= e.o.MaxAttempts {
 		_, res.To = res.Kind.EndStates()
 		res.State, res.ToReason, res.ToDetail = fleet.OperationFailed, fleet.ReasonQuarantined, err.Error()
+		repin(req.rollout, &res)
 	}
 	res.ErrorKind, res.FailReason, res.Error = fleet.KindInternal, fleet.ReasonPanic, fmt.Sprintf("storing the outcome: %v", err)
 	res.WaitReason, res.WaitDetail, res.DueMillis = fleet.WaitBackoff, res.Error, e.backoff(res.Attempt).Milliseconds()

@@ -31,7 +31,7 @@ func (e *Engine) work(ctx context.Context, r *run) {
 			return
 		}
 		e.o.OnCommit([]fleet.OperationID{res.OperationID})
-		if c.Next != "" {
+		if begun := res.Changes.Rollout; c.Next != "" || begun != nil && len(begun.Begin) > 0 {
 			e.Wake()
 		}
 		if c.Denied == "" && frees(&r.snap, res.Changes) {
@@ -161,12 +161,17 @@ func (e *Engine) step(ctx context.Context, s *fleet.Snapshot) (res *fleet.Result
 		res := e.result(w, s, p)
 		res.DueMillis, res.WaitReason, res.WaitDetail = out.After.Milliseconds(), out.Reason, out.Detail
 		res.Changes = out.Changes
+		if w.Endless {
+			res.Attempt, res.ErrorKind, res.FailReason, res.Error = 0, "", "", ""
+		}
 		return res
 	case fleet.VerdictFail:
 		after := *s
 		after.Apply(out.Changes)
 		res := e.failed(w, &after, p, out.Reason, out.Detail)
+		pin := res.Changes.Pin
 		res.Changes = out.Changes
+		res.Changes.Pin = pin
 		return res
 	}
 	return e.failed(w, s, p, fleet.ReasonPanic, fmt.Sprintf("step %s returned verdict %q", p.step().Name, out.Verdict))
@@ -202,7 +207,8 @@ func (e *Engine) broken(w *Workflow, s *fleet.Snapshot, why string) *fleet.Resul
 	res := e.base(w, s)
 	_, res.To = w.Kind.EndStates()
 	res.State, res.ErrorKind, res.FailReason, res.Error = fleet.OperationFailed, fleet.KindInternal, fleet.ReasonPanic, why
-	res.ToReason, res.ToDetail, res.Follow = res.FailReason, why, fleet.Accepts(fleet.State(res.To))
+	res.ToReason, res.ToDetail = res.FailReason, why
+	settle(s, res)
 	return res
 }
 
@@ -215,6 +221,7 @@ func (e *Engine) base(w *Workflow, s *fleet.Snapshot) *fleet.Result {
 		FailReason: op.FailReason, Error: op.Error, ErrorKind: op.ErrorKind, Attempt: op.Attempt,
 	}
 	switch op.ResourceType {
+	case fleet.ResourceRollout:
 	case fleet.ResourceCluster:
 		res.ClusterID = fleet.ClusterID(op.ResourceID)
 		if s.Cluster != nil {
@@ -296,8 +303,26 @@ func (e *Engine) ended(w *Workflow, s *fleet.Snapshot, p place, c fleet.Changes)
 			res.To = string(c.End)
 		}
 	}
-	res.Follow = fleet.Accepts(fleet.State(res.To))
+	settle(s, res)
 	return res
+}
+
+// settle says what an operation that has ended leaves behind.
+func settle(s *fleet.Snapshot, res *fleet.Result) {
+	after := res.To
+	if after == "" { // a verification leaves the state as it is
+		after = res.From
+	}
+	res.Follow = fleet.Accepts(fleet.State(after))
+	repin(s.Operation.Rollout, res)
+}
+
+// repin takes a member of a rollout whose update failed back to the revision
+// before: that is what runs again, and the next start must not try the failed one.
+func repin(w *fleet.RolloutWork, res *fleet.Result) {
+	if w != nil && res.Kind == fleet.OperationUpdate && res.State == fleet.OperationFailed {
+		res.Changes.Pin = &w.From
+	}
 }
 
 // erred decides by the kind of error: let go, wait, try again, or fail.
@@ -317,7 +342,7 @@ func (e *Engine) erred(w *Workflow, s *fleet.Snapshot, p place, err error) *flee
 		return e.failed(w, s, p, reason, err.Error())
 	}
 	attempt := s.Operation.Attempt + 1
-	if attempt >= e.o.MaxAttempts {
+	if attempt >= e.o.MaxAttempts && !w.Endless {
 		return e.failed(w, s, p, fleet.ReasonQuarantined, fmt.Sprintf("step %s failed %d times, the last time: %v", p.step().Name, attempt, err))
 	}
 	res := e.result(w, s, p)
@@ -362,7 +387,7 @@ func (e *Engine) failed(w *Workflow, s *fleet.Snapshot, p place, reason fleet.Re
 	_, to := w.Kind.EndStates()
 	res.State, res.To, res.ToReason, res.ToDetail = fleet.OperationFailed, to, res.FailReason, res.Error
 	res.DeadlineMillis = 0
-	res.Follow = fleet.Accepts(fleet.State(to))
+	settle(s, res)
 	return res
 }
 

@@ -37,6 +37,9 @@ type Workflow struct {
 	// Rollback runs after a step has failed for good, before the operation
 	// fails; empty fails at once.
 	Rollback []Step
+	// Endless: it goes on for as long as something else lasts, and is not failed
+	// for tries of a step that went wrong, which are counted from the last good one.
+	Endless bool
 }
 
 const (

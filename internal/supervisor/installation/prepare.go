@@ -43,8 +43,10 @@ func target(s *fleet.Snapshot) *fleet.Instance {
 	if t := s.Serving(fleet.RoleApplication); t != nil {
 		return t
 	}
-	if n := len(s.Instances); n > 0 {
-		return &s.Instances[n-1]
+	for n := len(s.Instances) - 1; n >= 0; n-- {
+		if !s.Instances[n].Clone {
+			return &s.Instances[n]
+		}
 	}
 	return nil
 }

@@ -30,6 +30,15 @@ type Volumes interface {
 	ListVolumes(ctx context.Context, cluster fleet.ClusterID) ([]fleet.VolumeStatus, error)
 }
 
+// Cloner is what a provider that can make throw-away copies can do besides.
+type Cloner interface {
+	// Clone makes a throw-away copy of a sleeping installation: an instance of
+	// spec on an isolated network without egress, on a copy-on-write of
+	// spec.Volume, which is not touched. Idempotent by spec.ID like Ensure; Observe,
+	// Power and Delete apply, and Delete removes the copy too.
+	Clone(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error)
+}
+
 // Images builds images; one that exists costs nothing.
 type Images interface {
 	Ensure(ctx context.Context, pkg fleet.Package) (fleet.ImageID, error)

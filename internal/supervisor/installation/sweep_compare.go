@@ -71,7 +71,7 @@ func (p *pass) compare() {
 		row, known := rows[id]
 		s, settled := serving[st.InstallationID]
 		switch {
-		case settled && s.ID != id && st.Power == fleet.PowerOn:
+		case settled && s.ID != id && st.Power == fleet.PowerOn && !st.Clone: // a clone serves nobody
 			f := at(FindingDouble, s, "the machine is on beside %s, which serves", s.ID)
 			f.InstanceID, f.status = id, st
 			f.row.ID, f.row.HostID, f.row.ProviderRef = id, row.HostID, st.ProviderRef

@@ -261,6 +261,26 @@ func TestSweepStopsTheSecondMachine(t *testing.T) {
 	require.Equal(t, ActionWait, w.only(w.sweep()).Action)
 }
 
+// TestSweepLeavesAClone: it is on beside the machine that serves and is no
+// second one; only one that is left over is removed, after the grace.
+func TestSweepLeavesAClone(t *testing.T) {
+	t.Parallel()
+	w := newSweepWorld(t)
+	w.serve("b")
+	w.machine("y", "i-b", fleet.PowerOn, time.Minute)
+	clone := w.place.machines["y"]
+	clone.Clone = true
+	w.place.machines["y"] = clone
+	f := w.only(w.sweep())
+	require.Equal(t, FindingStray, f.Kind)
+	require.Equal(t, ActionWait, f.Action)
+	require.Empty(t, w.place.stopped)
+	clone.CreatedAt = clone.CreatedAt.Add(-time.Hour)
+	w.place.machines["y"] = clone
+	w.sweep()
+	require.NotContains(t, w.place.machines, fleet.InstanceID("y"))
+}
+
 func TestSweepStopsTheSecondMachineBeforeTheFirstIsStarted(t *testing.T) {
 	t.Parallel()
 	w := newSweepWorld(t)

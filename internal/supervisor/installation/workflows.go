@@ -25,7 +25,8 @@ func Workflows(o Options) []*engine.Workflow {
 	w := &workflows{o}
 	// One chain brings an installation up from anywhere: a create, a retry of
 	// it, an update, and a wake after a change differ only in what they find.
-	up := []engine.Step{w.prepareStep(), w.stopOthersStep(), w.ensureVolumeStep(), w.startStep(), w.awaitHealthyStep(), w.deletePredecessorStep()}
+	up := []engine.Step{w.deleteClonesStep(), w.prepareStep(), w.stopOthersStep(), w.ensureVolumeStep(), w.startStep(), w.awaitHealthyStep(),
+		w.staySteadyStep(), w.deletePredecessorStep()}
 	return []*engine.Workflow{
 		{Kind: fleet.OperationCreate, Steps: up},
 		{Kind: fleet.OperationUpdate, Steps: up, Rollback: []engine.Step{
@@ -34,6 +35,7 @@ func Workflows(o Options) []*engine.Workflow {
 		{Kind: fleet.OperationRestart, Steps: []engine.Step{w.holdMemoryStep(), w.stopStep(), w.startStep(), w.awaitHealthyStep()}},
 		{Kind: fleet.OperationHibernate, Steps: []engine.Step{w.stopStep(), w.releaseMemoryStep()}},
 		{Kind: fleet.OperationDelete, Steps: []engine.Step{w.deleteInstancesStep(), w.deleteVolumeStep(), w.releaseStep()}},
+		w.verify(),
 	}
 }
 
@@ -67,8 +69,7 @@ func (w *workflows) startStep() engine.Step {
 }
 
 func (w *workflows) awaitHealthyStep() engine.Step {
-	return engine.Step{Name: "await-healthy", Run: w.awaitHealthy, Executor: w.host, Overdue: fleet.ReasonNotHealthy,
-		Deadline: func(*fleet.Snapshot) time.Duration { return w.HealthDeadline },
+	return engine.Step{Name: "await-healthy", Run: w.awaitHealthy, Executor: w.host, Overdue: fleet.ReasonNotHealthy, Deadline: w.healthDeadline,
 		Skip: func(s *fleet.Snapshot) bool {
 			t := target(s)
 			return t == nil || t.Serving && t.Power == fleet.PowerOn || asleep(s)

@@ -1,0 +1,231 @@
+package rollout
+
+import (
+	"time"
+
+	"dormouse/internal/fleet"
+)
+
+// maxLevel is how often at most the new release is put on one member.
+const maxLevel = 4
+
+// family tells failures by when they came: one that shows when the release
+// starts is to be compared with all that started, one that came later with those watched for as long.
+type family int
+
+const (
+	familyBoot family = iota
+	familyLater
+	families
+)
+
+// kind tells failures by what else could explain them.
+type kind int
+
+const (
+	// kindRelease: the program failed, or answered badly, and the old release is back.
+	kindRelease kind = iota
+	// kindNow: the new release is on it, and it answers badly at this moment.
+	kindNow
+	// kindPlatform: the operation failed for a reason that is the platform's as a rule.
+	kindPlatform
+	// kindSick: the old release is back, and it is no better.
+	kindSick
+	// kindAsleep: on a clone of a sleeper, of which it isn't known how the old
+	// release would have done.
+	kindAsleep
+	kinds
+)
+
+// tally counts the evidence in one stratum, or of all members.
+type tally struct {
+	// failed counts members by how often they failed; level 0 is unused.
+	failed [families][kinds][maxLevel + 1]int
+	// pending counts those of kindRelease and kindNow of which another attempt is
+	// due or under way.
+	pending [families][maxLevel + 1]int
+	// passed are the members that the new release started on, soaked how many
+	// of them were watched for a soak, in parts.
+	passed, soaked float64
+	// controlGood and controlBad members have the old release, and answer so now.
+	controlGood, controlBad int
+}
+
+// failure is what one member tells against the release.
+type failure struct {
+	family family
+	kind   kind
+	level  int
+	// pending: another attempt will tell more.
+	pending bool
+}
+
+func (t *tally) fail(f failure) {
+	t.failed[f.family][f.kind][f.level]++
+	if f.pending {
+		t.pending[f.family][f.level]++
+	}
+}
+
+// For how long a member must be sound on another attempt for its failure to have
+// been something else's: as long as a soak where it failed late, and less where at the start.
+const resolvedAfter = 20 * time.Minute
+
+// sickAfter is for how long the old release must be no better to be sure of it,
+// and giveUpAfter for how long to wait for a member to recover at all.
+const (
+	sickAfter   = 30 * time.Minute
+	giveUpAfter = 2 * time.Hour
+)
+
+// platformReasons are why operations fail whatever the release.
+func platformReason(r fleet.Reason) bool {
+	switch r {
+	case fleet.ReasonProvider, fleet.ReasonCapacity, fleet.ReasonNoAddress, fleet.ReasonHostLost, fleet.ReasonInUse, fleet.ReasonPreempted,
+		fleet.ReasonPredecessor, fleet.ReasonPanic, fleet.ReasonDeadline, fleet.ReasonQuarantined, fleet.ReasonCheckFailed, fleet.ReasonVolumeTooSmall:
+		return true
+	}
+	return false
+}
+
+// failureOf returns what member i tells against the release, if anything.
+func (c *census) failureOf(i int) (failure, bool) {
+	m, s := &c.v.Members[i], c.stand[i]
+	f := failure{level: m.Attempts}
+	switch s {
+	case standFaulty:
+		f.kind, f.pending = kindNow, true
+		if c.late(m) {
+			f.family = familyLater
+		}
+	case standOld:
+		f.pending = c.retryable(m)
+	case standWorking, standProving, standSound:
+		f.level--
+		if f.level < 1 || s == standSound && c.resolved(m) {
+			return f, false
+		}
+		f.pending = true
+	default:
+		return f, false
+	}
+	f.level = min(max(f.level, 1), maxLevel)
+	if m.Reason == fleet.ReasonTurnedUnhealthy && s != standFaulty {
+		f.family = familyLater
+	}
+	switch {
+	case m.Asleep:
+		f.kind = kindAsleep
+	case s == standFaulty:
+	case platformReason(m.Reason):
+		f.kind = kindPlatform
+	case s == standOld && c.sick(m):
+		f.kind = kindSick
+	}
+	return f, true
+}
+
+// late tells whether a faulty member failed later than at the start.
+func (c *census) late(m *fleet.RolloutMember) bool {
+	return m.BadSince.Sub(m.FinishedAt) > resolvedAfter/2
+}
+
+// resolved tells whether a member that failed before has been sound for long enough since.
+func (c *census) resolved(m *fleet.RolloutMember) bool {
+	need := c.soaks[min(m.Ring, len(c.soaks)-1)]
+	if m.Reason != fleet.ReasonTurnedUnhealthy {
+		need = min(need, resolvedAfter)
+	}
+	left := need - c.v.Now.Sub(m.FinishedAt)
+	if m.Asleep || c.exposure(m) >= need || left <= -need {
+		return true
+	}
+	c.wake(max(left, 15*time.Second))
+	return false
+}
+
+// sick tells whether the old release is back and answers badly as well.
+func (c *census) sick(m *fleet.RolloutMember) bool {
+	return !m.Asleep && !m.BadSince.IsZero() && badRun(m) >= c.control.patience
+}
+
+// retryable tells whether another attempt on a member that failed is worth
+// while, now or when it has recovered.
+func (c *census) retryable(m *fleet.RolloutMember) bool {
+	most := maxLevel
+	if m.Asleep {
+		most = 2
+	}
+	if m.Attempts >= most {
+		return false
+	}
+	since := c.v.Now.Sub(m.FinishedAt)
+	return since < sickAfter || !c.sick(m) && since < giveUpAfter
+}
+
+// gather counts the evidence of all members and, where any failed, of each stratum.
+func (c *census) gather() (all tally, strata *strata) {
+	var failed []int
+	failures := map[int]failure{}
+	for i := range c.v.Members {
+		if f, ok := c.failureOf(i); ok {
+			failed = append(failed, i)
+			failures[i] = f
+		} else if c.stand[i] == standSound && c.v.Members[i].Attempts > 1 {
+			c.resolvedCount++
+		}
+	}
+	if len(failed) > 0 {
+		strata = newStrata(c.v.Members, failed)
+	}
+	for i := range c.v.Members {
+		if c.stand[i] == standGone || c.stand[i] == standAside {
+			continue
+		}
+		f, bad := failures[i]
+		soaked := c.soakedPart(i)
+		c.tell(&all, i, f, bad, soaked)
+		if strata != nil {
+			for _, id := range strata.of(&c.v.Members[i]) {
+				c.tell(&strata.tallies[id], i, f, bad, soaked)
+			}
+		}
+	}
+	return all, strata
+}
+
+// tell adds what is known of member i to a tally.
+func (c *census) tell(t *tally, i int, f failure, bad bool, soaked float64) {
+	m := &c.v.Members[i]
+	switch c.stand[i] {
+	case standWaiting, standOld:
+		switch {
+		case m.Asleep || m.Busy || m.Health == fleet.HealthUnknown:
+		case m.BadSince.IsZero():
+			t.controlGood++
+		case badRun(m) >= c.control.patience:
+			t.controlBad++
+		}
+	case standSound:
+		if !bad {
+			t.passed++
+			t.soaked += soaked
+		}
+	}
+	if bad {
+		t.fail(f)
+	}
+}
+
+// soakedPart is how much of a soak member i was watched for.
+func (c *census) soakedPart(i int) float64 {
+	if c.stand[i] != standSound || c.v.Members[i].Asleep {
+		return 0
+	}
+	m := &c.v.Members[i]
+	soak := c.soaks[min(m.Ring, len(c.soaks)-1)]
+	if e := c.exposure(m); e < soak {
+		return float64(e) / float64(soak)
+	}
+	return 1
+}

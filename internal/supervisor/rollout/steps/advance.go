@@ -1,0 +1,402 @@
+package steps
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/supervisor/engine"
+	"dormouse/internal/supervisor/rollout"
+)
+
+// Store is what the workflow needs of the database.
+type Store interface {
+	// LookAtRollout returns all members unless the rollout is as known, else those in work.
+	LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (fleet.RolloutLook, error)
+}
+
+// Options configure the workflow.
+type Options struct {
+	Store Store
+	// Health lists what the provider of a cluster says of its instances, by
+	// installation. Installations that it does not list are left as they were.
+	Health func(ctx context.Context, cluster fleet.ClusterID) (map[fleet.InstallationID]fleet.HealthState, error)
+	// Query asks for the value of a metric; an error is no answer.
+	Query func(ctx context.Context, gate fleet.MetricGate) (float64, error)
+	Log   logrus.FieldLogger
+}
+
+const (
+	// lookEvery is how soon a rollout looks again while members are in work: a
+	// slot is empty for half of it on average.
+	lookEvery = 150 * time.Millisecond
+	// wholeEvery is how often all members are read, whatever has been written meanwhile.
+	wholeEvery = 30 * time.Second
+	// healthEvery is how often the providers are asked for everybody's health.
+	healthEvery = 10 * time.Second
+	metricEvery = 15 * time.Second
+	// restAtMost bounds a wait in which nothing is expected.
+	restAtMost = time.Minute
+)
+
+// Workflow carries rollouts out: one step that looks, decides and begins work,
+// again and again until the rollout has come to an end. What it decides is
+// written only if nobody else has changed the rollout meanwhile.
+func Workflow(o Options) *engine.Workflow {
+	w := &workflow{Options: o, fleets: map[fleet.RolloutID]*members{}}
+	return &engine.Workflow{Kind: fleet.OperationRollout, Endless: true, Steps: []engine.Step{
+		{Name: "advance", Run: w.advance, Timeout: 5 * time.Minute,
+			Deadline: func(*fleet.Snapshot) time.Duration { return 100 * 365 * 24 * time.Hour }}, // it has deadlines of its own
+	}}
+}
+
+type workflow struct {
+	Options
+	mu     sync.Mutex
+	fleets map[fleet.RolloutID]*members
+}
+
+// members is what this process remembers of a rollout between two looks.
+type members struct {
+	// seen is the rollout as it is if the last decision was written.
+	seen     fleet.RolloutSeen
+	at       map[fleet.InstallationID]int
+	all      []fleet.RolloutMember
+	wholeAt  time.Time
+	healthAt time.Time
+	metricAt time.Time
+	metric   *rollout.MetricReading
+	// moves are sleepers that can't be verified and are to be moved all the same.
+	moves []fleet.InstallationID
+}
+
+func (w *workflow) remembered(id fleet.RolloutID) *members {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fleets[id] == nil {
+		w.fleets[id] = &members{}
+	}
+	return w.fleets[id]
+}
+
+func (w *workflow) forget(id fleet.RolloutID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.fleets, id)
+}
+
+// advance is one look and one decision.
+func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
+	id := fleet.RolloutID(s.Operation.ResourceID)
+	m := w.remembered(id)
+	known := m.seen
+	if s.Now.Sub(m.wholeAt) > wholeEvery {
+		known = fleet.RolloutSeen{}
+	}
+	look, err := w.Store.LookAtRollout(ctx, id, known)
+	if err != nil {
+		return fleet.Outcome{}, err
+	}
+	if look.Rollout.State.Finished() {
+		w.forget(id)
+		return fleet.Advance(fleet.Changes{}), nil
+	}
+	changed := m.take(look)
+	w.observe(ctx, m, look, changed)
+	d := rollout.Decide(rollout.View{Rollout: look.Rollout, Members: m.all, Metric: m.metric, Unverifiable: look.To.Unverifiable, Now: look.Now})
+	change := m.decided(look, d, changed)
+	out := fleet.Wait(rest(m.all, d), fleet.WaitRollout, d.Detail)
+	if change != nil {
+		change.Epoch = s.Operation.Epoch
+		out.Changes.Rollout = change
+		m.seen = fleet.RolloutSeen{Version: change.Rollout.Version + 1, Epoch: change.Epoch}
+	}
+	return out, nil
+}
+
+// rest is how long nothing needs to be looked at.
+func rest(all []fleet.RolloutMember, d rollout.Decision) time.Duration {
+	if len(d.Update)+len(d.Verify)+len(d.Retry)+len(d.RollBack) > 0 {
+		return lookEvery
+	}
+	for i := range all {
+		switch all[i].State {
+		case fleet.MemberRolling, fleet.MemberVerifying, fleet.MemberRollingBack:
+			return lookEvery
+		}
+	}
+	if d.Next <= 0 || d.Next > restAtMost {
+		return restAtMost
+	}
+	return max(d.Next, lookEvery)
+}
+
+// take brings what is remembered up to a look, and returns who has changed by it.
+func (m *members) take(look fleet.RolloutLook) map[fleet.InstallationID]bool {
+	changed := map[fleet.InstallationID]bool{}
+	m.moves = nil
+	if look.Whole {
+		m.seen, m.wholeAt = look.Seen, look.Now
+		before, at := m.all, m.at
+		m.all, m.at = make([]fleet.RolloutMember, 0, len(look.Members)+len(look.Joined)), map[fleet.InstallationID]int{}
+		for _, l := range look.Members {
+			if i, ok := at[l.InstallationID]; ok {
+				// Health is written only where it turns; in between it is remembered.
+				remember(&l.RolloutMember, before[i])
+			}
+			m.add(l.RolloutMember)
+		}
+		for _, j := range plan(look, m.all) {
+			changed[j.InstallationID] = true
+			m.add(j)
+		}
+	}
+	for _, l := range look.Members {
+		i, ok := m.at[l.InstallationID]
+		if !ok {
+			continue // it is in work, and was unknown at the last whole look: the next one shows it
+		}
+		have := &m.all[i]
+		was := *have
+		*have = l.RolloutMember
+		remember(have, was)
+		if settle(have, l, look) {
+			changed[l.InstallationID] = true
+		}
+		if have.State == fleet.MemberUnverifiable && have.Asleep && l.Pinned != look.Rollout.To && look.To.Unverifiable == fleet.UnverifiableMove {
+			m.moves = append(m.moves, l.InstallationID)
+		}
+	}
+	return changed
+}
+
+// remember keeps what was observed: only the turns of a member's health are
+// written, and in between it is remembered.
+func remember(m *fleet.RolloutMember, was fleet.RolloutMember) {
+	m.Health, m.ObservedAt, m.BadSince, m.GoodSince = was.Health, was.ObservedAt, was.BadSince, was.GoodSince
+}
+
+func (m *members) add(x fleet.RolloutMember) {
+	m.at[x.InstallationID] = len(m.all)
+	m.all = append(m.all, x)
+}
+
+// plan gives those who joined a place: all at the beginning, later ones in the
+// last ring, behind everybody.
+func plan(look fleet.RolloutLook, have []fleet.RolloutMember) []fleet.RolloutMember {
+	if len(look.Joined) == 0 {
+		return nil
+	}
+	planned := rollout.Plan(look.Rollout.Spec, look.Joined)
+	if len(have) == 0 {
+		return planned
+	}
+	var ring, wave, order int
+	for i := range have {
+		ring, order = max(ring, have[i].Ring), max(order, have[i].Order)
+	}
+	for i := range have {
+		if have[i].Ring == ring {
+			wave = max(wave, have[i].Wave)
+		}
+	}
+	for i := range planned {
+		order++
+		planned[i].Ring, planned[i].Wave, planned[i].Order = ring, wave, order
+	}
+	return planned
+}
+
+// settle moves a member on as its operation has ended or its installation has
+// changed, and tells whether it did.
+func settle(m *fleet.RolloutMember, l fleet.MemberLook, look fleet.RolloutLook) bool {
+	before := m.State
+	end := func(state fleet.MemberState, reason fleet.Reason, detail string) {
+		m.State, m.Reason, m.Detail, m.FinishedAt, m.OperationID = state, reason, detail, look.Now, ""
+	}
+	inWork := m.State == fleet.MemberRolling || m.State == fleet.MemberVerifying || m.State == fleet.MemberRollingBack
+	switch {
+	case m.State == fleet.MemberGone:
+	case l.Installation == fleet.StateDeleted || l.Installation == fleet.StateDeletionRequested || l.Installation == fleet.StateDeletionInProgress:
+		end(fleet.MemberGone, "", "")
+	case m.State == fleet.MemberWaiting && l.Pinned == look.Rollout.To && !l.Busy:
+		end(fleet.MemberDone, "", "it was on the revision already")
+	case !inWork || l.Work == fleet.OperationActive || l.Work == fleet.OperationQueued:
+	case l.Work == fleet.OperationCancelled || l.Work == "":
+		m.State, m.OperationID, m.StartedAt = fleet.MemberWaiting, "", time.Time{} // something of its own came first
+	case m.State == fleet.MemberVerifying:
+		settleVerified(l, look, end)
+	case l.Work == fleet.OperationFailed && m.State == fleet.MemberRollingBack:
+		end(fleet.MemberFailed, l.WorkReason, "going back failed: "+l.WorkError)
+	case l.Work == fleet.OperationFailed:
+		end(fleet.MemberFailed, l.WorkReason, l.WorkError)
+	case m.State == fleet.MemberRollingBack:
+		end(fleet.MemberRolledBack, m.Reason, m.Detail)
+	case l.Installation == fleet.StateHibernating && !l.Verified:
+		end(fleet.MemberUnverifiable, fleet.ReasonUnverifiable, "moved without a trial: it sleeps, and its next wake is the first boot of the release")
+	default:
+		end(fleet.MemberDone, "", "")
+	}
+	return m.State != before
+}
+
+func settleVerified(l fleet.MemberLook, look fleet.RolloutLook, end func(fleet.MemberState, fleet.Reason, string)) {
+	switch {
+	case l.Work == fleet.OperationSucceeded && l.Pinned == look.Rollout.To:
+		end(fleet.MemberVerified, "", "")
+	case l.Work == fleet.OperationSucceeded:
+		end(fleet.MemberGone, "", "it left the group meanwhile")
+	case l.WorkReason == fleet.ReasonUnverifiable:
+		end(fleet.MemberUnverifiable, fleet.ReasonUnverifiable, l.WorkError)
+	default:
+		end(fleet.MemberFailed, l.WorkReason, l.WorkError)
+	}
+}
+
+// decided turns a decision into what is to be written; nil where nothing changes.
+func (m *members) decided(look fleet.RolloutLook, d rollout.Decision, changed map[fleet.InstallationID]bool) *fleet.RolloutChange {
+	r := look.Rollout
+	c := &fleet.RolloutChange{Before: r.State}
+	if r.State != d.State || r.Reason != d.Reason && d.State != fleet.RolloutRunning {
+		r.Reason, r.Detail = d.Reason, d.Detail
+		if d.State == fleet.RolloutRunning {
+			r.Reason, r.Detail = "", ""
+		}
+	}
+	r.State, r.Ring, r.Wave = d.State, d.Ring, d.Wave
+	if !d.WaveSince.IsZero() {
+		r.WaveSince = d.WaveSince
+	}
+	for _, id := range d.Done {
+		m.end(id, fleet.MemberDone, "", look.Now, changed)
+	}
+	for _, id := range d.Unverifiable {
+		m.end(id, fleet.MemberUnverifiable, fleet.ReasonUnverifiable, look.Now, changed)
+	}
+	begin := func(ids []fleet.InstallationID, kind fleet.OperationKind, back bool) {
+		for _, id := range ids {
+			if i, ok := m.at[id]; ok {
+				c.Begin = append(c.Begin, start(r, m.all[i], kind, back))
+				m.all[i].Busy = true // until a look shows what became of it
+			}
+		}
+	}
+	begin(d.Update, fleet.OperationUpdate, false)
+	begin(d.Retry, fleet.OperationUpdate, false)
+	begin(d.Verify, fleet.OperationVerify, false)
+	for _, b := range d.RollBack {
+		if i, ok := m.at[b.ID]; ok {
+			if b.Reason != "" {
+				m.all[i].Reason, m.all[i].Detail = b.Reason, b.Detail
+				changed[b.ID] = true
+			}
+			begin([]fleet.InstallationID{b.ID}, fleet.OperationUpdate, true)
+		}
+	}
+	if r.State == fleet.RolloutRunning {
+		begin(m.moves, fleet.OperationUpdate, false)
+	}
+	for id := range changed {
+		x := m.all[m.at[id]]
+		if !x.FinishedAt.IsZero() && x.FinishedAt.Equal(look.Now) {
+			r.ProgressAt = look.Now
+		}
+	}
+	for i := range m.all {
+		if changed[m.all[i].InstallationID] {
+			c.Members = append(c.Members, m.all[i])
+		}
+	}
+	c.Rollout = r
+	if len(c.Members) == 0 && len(c.Begin) == 0 && same(r, look.Rollout) {
+		return nil
+	}
+	return c
+}
+
+func same(a, b fleet.Rollout) bool {
+	return a.State == b.State && a.Reason == b.Reason && a.Detail == b.Detail && a.Ring == b.Ring && a.Wave == b.Wave &&
+		a.WaveSince.Equal(b.WaveSince) && a.ProgressAt.Equal(b.ProgressAt)
+}
+
+func (m *members) end(id fleet.InstallationID, state fleet.MemberState, reason fleet.Reason, now time.Time, changed map[fleet.InstallationID]bool) {
+	if i, ok := m.at[id]; ok {
+		m.all[i].State, m.all[i].Reason, m.all[i].FinishedAt = state, reason, now
+		changed[id] = true
+	}
+}
+
+func start(r fleet.Rollout, m fleet.RolloutMember, kind fleet.OperationKind, back bool) fleet.MemberStart {
+	work := fleet.RolloutWork{ID: r.ID, From: m.From, To: r.To,
+		HealthyForMillis: r.Spec.HealthyFor.Milliseconds(), HealthDeadlineMillis: r.Spec.HealthDeadline.Milliseconds()}
+	if back {
+		work.To, work.HealthyForMillis = m.From, 0
+	}
+	return fleet.MemberStart{InstallationID: m.InstallationID, OperationID: fleet.OperationID(fleet.NewID()), Kind: kind, Work: work, Back: back}
+}
+
+// observe asks the providers for everybody's health, and the metric, when it is
+// time. What does not answer leaves things as they are.
+func (w *workflow) observe(ctx context.Context, m *members, look fleet.RolloutLook, changed map[fleet.InstallationID]bool) {
+	if w.Health != nil && look.Now.Sub(m.healthAt) >= healthEvery {
+		m.healthAt = look.Now
+		seen := map[fleet.ClusterID]bool{}
+		for i := range m.all {
+			c := m.all[i].ClusterID
+			if seen[c] {
+				continue
+			}
+			seen[c] = true
+			health, err := w.Health(ctx, c)
+			if err != nil {
+				w.Log.WithError(err).WithField("cluster", c).Warn("asking for the health of a rollout's members")
+			}
+			m.health(c, health, look.Now, changed)
+		}
+	}
+	gate := look.Rollout.Spec.Metric
+	if gate == nil || w.Query == nil || look.Now.Sub(m.metricAt) < metricEvery {
+		return
+	}
+	m.metricAt = look.Now
+	value, err := w.Query(ctx, *gate)
+	reading := &rollout.MetricReading{At: look.Now, Answered: err == nil, Value: value}
+	if err == nil && value > gate.Max {
+		reading.AboveSince = look.Now
+		if m.metric != nil && !m.metric.AboveSince.IsZero() {
+			reading.AboveSince = m.metric.AboveSince
+		}
+	}
+	m.metric = reading
+}
+
+// health takes what a cluster's provider says.
+func (m *members) health(cluster fleet.ClusterID, health map[fleet.InstallationID]fleet.HealthState, now time.Time, changed map[fleet.InstallationID]bool) {
+	for i := range m.all {
+		x := &m.all[i]
+		h, ok := health[x.InstallationID]
+		if x.ClusterID != cluster || !ok {
+			continue
+		}
+		was := x.BadSince
+		x.Health, x.ObservedAt = h, now
+		switch {
+		case h == fleet.HealthHealthy:
+			x.BadSince = time.Time{}
+			if x.GoodSince.IsZero() {
+				x.GoodSince = now
+			}
+		case h == fleet.HealthUnhealthy:
+			x.GoodSince = time.Time{}
+			if was.IsZero() {
+				x.BadSince = now
+			}
+		}
+		if was.IsZero() != x.BadSince.IsZero() {
+			changed[x.InstallationID] = true
+		}
+	}
+}

@@ -1,0 +1,85 @@
+package rollout
+
+import (
+	"time"
+
+	"dormouse/internal/fleet"
+)
+
+// View is all that Decide looks at.
+type View struct {
+	Rollout fleet.Rollout
+	// Members are all members, those gone included, in any order.
+	Members []fleet.RolloutMember
+	// Metric is the last answer to the query of Spec.Metric; nil where none is known.
+	Metric *MetricReading
+	// Unverifiable is the policy of the revision that the rollout leads to; empty is keep.
+	Unverifiable fleet.UnverifiablePolicy
+	// NoClones holds the clusters whose provider can't clone: sleepers there are unverifiable.
+	NoClones map[fleet.ClusterID]bool
+	Now      time.Time
+}
+
+// MetricReading is an answer to the metric gate's query.
+type MetricReading struct {
+	// At is when it was asked. A reading older than five minutes is none.
+	At time.Time
+	// Answered is false where the query failed or had no value.
+	Answered bool
+	Value    float64
+	// AboveSince is since when all answers were above the limit; zero where the last was not.
+	AboveSince time.Time
+}
+
+// Decision says what is to be done now. The lists are disjoint, but for
+// members in Done, which are in no other.
+type Decision struct {
+	// State is the rollout's next state; Reason and Detail say why it is in it
+	// or, while it runs, what it waits for.
+	State  fleet.RolloutState
+	Reason fleet.Reason
+	Detail string
+	// Ring, Wave and WaveSince replace the rollout's.
+	Ring      int
+	Wave      int
+	WaveSince time.Time
+	// Update lists waiting members to put the new release on; Verify lists
+	// sleepers whose clone is to try it, for the first time or again; Retry lists
+	// failed or rolled-back members to put it on again.
+	Update []fleet.InstallationID
+	Verify []fleet.InstallationID
+	Retry  []fleet.InstallationID
+	// RollBack lists members to put the old release back on.
+	RollBack []PutBack
+	// Done lists rolling members that have passed the health gate.
+	Done []fleet.InstallationID
+	// Unverifiable lists sleepers of which no clone can be tried.
+	Unverifiable []fleet.InstallationID
+	// Evidence is what the judge saw, for people.
+	Evidence Evidence
+	// Next is after how long to decide again if nothing happens before; 0 is never.
+	Next time.Duration
+}
+
+// PutBack is a member to put the old release back on, with the reason to record.
+// In a rollback of the whole rollout the reason is empty: the member's own stays.
+type PutBack struct {
+	ID     fleet.InstallationID
+	Reason fleet.Reason
+	Detail string
+}
+
+// Evidence sums up what the judge saw.
+type Evidence struct {
+	// Begun counts the members on which the new release was put at least once,
+	// Failures those that it is not on (or is bad on) although it was.
+	Begun    int
+	Failures int
+	// Odds is how much likelier the observations are if the release is bad than
+	// if it is not; Where names the installations it is bad for ("all" or a stratum).
+	Odds  float64
+	Where string
+	// ControlBad of ControlSeen untouched members answer badly.
+	ControlBad  int
+	ControlSeen int
+}
