@@ -65,13 +65,13 @@ func (s *Rollouts) Get(ctx context.Context, id string) (Rollout, error) {
 }
 
 // List returns one page of rollouts, newest first.
-func (s *Rollouts) List(ctx context.Context, q ListRollouts) (Page[Rollout], error) {
-	return get[Page[Rollout]](ctx, s.c, q.values(), "rollouts")
+func (s *Rollouts) List(ctx context.Context, q ListRollouts) (Page[RolloutSummary], error) {
+	return get[Page[RolloutSummary]](ctx, s.c, q.values(), "rollouts")
 }
 
 // All goes through all pages from q.Cursor on, newest first. An error ends it.
-func (s *Rollouts) All(ctx context.Context, q ListRollouts) iter.Seq2[Rollout, error] {
-	return all(q.Cursor, func(cursor string) (Page[Rollout], error) {
+func (s *Rollouts) All(ctx context.Context, q ListRollouts) iter.Seq2[RolloutSummary, error] {
+	return all(q.Cursor, func(cursor string) (Page[RolloutSummary], error) {
 		q.Cursor = cursor
 		return s.List(ctx, q)
 	})

@@ -53,14 +53,17 @@ func (r Rollout) Finished() bool {
 	return false
 }
 
-// RolloutSummary is a rollout in brief.
+// RolloutSummary is a rollout in brief, as lists and groups show it.
 type RolloutSummary struct {
 	ID           string    `json:"id"`
+	GroupID      string    `json:"group_id"`
+	Group        string    `json:"group"`
 	FromRevision int64     `json:"from_revision"`
 	ToRevision   int64     `json:"to_revision"`
 	State        string    `json:"state"`
 	Reason       string    `json:"reason,omitempty"`
 	Detail       string    `json:"detail,omitempty"`
+	Version      int64     `json:"version"`
 	CreatedAt    time.Time `json:"created_at"`
 	FinishedAt   time.Time `json:"finished_at,omitzero"`
 }
@@ -112,6 +115,7 @@ type RolloutMember struct {
 	Busy       bool      `json:"busy"`
 	Health     string    `json:"health,omitempty"`
 	BadSince   time.Time `json:"bad_since,omitzero"`
+	GoodSince  time.Time `json:"good_since,omitzero"`
 	ObservedAt time.Time `json:"observed_at,omitzero"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
@@ -124,7 +128,7 @@ type RolloutSpec struct {
 	// matches it, and to the last where none does. None is one ring of all.
 	Rings []RolloutRing `json:"rings,omitempty"`
 	// FirstWave is how many installations each ring begins with, drawn over all
-	// sizes, labels and clusters. Later waves double.
+	// sizes, labels and clusters. Later waves are larger and larger.
 	FirstWave int `json:"first_wave,omitempty"`
 	// Slots bounds the installations in work at once, or SlotsPercent does, as a
 	// percentage of the members. VerifySlots bounds the clones of sleepers.
@@ -135,7 +139,7 @@ type RolloutSpec struct {
 	// HealthDeadline, to count as done.
 	HealthyFor     string `json:"healthy_for,omitempty"`
 	HealthDeadline string `json:"health_deadline,omitempty"`
-	// Soak is how long a ring is watched after its last member is done.
+	// Soak is how long a ring is watched after its last member is done; "0s" is not at all.
 	Soak string `json:"soak,omitempty"`
 	// MinSamples is how many members must have been judged before a ring is left.
 	MinSamples int `json:"min_samples,omitempty"`

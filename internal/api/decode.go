@@ -26,7 +26,7 @@ const (
 
 // members says what a JSON object holds, by dotted path: a path that is absent
 // was not sent, which the decoded struct can't tell from zero or null. The
-// elements of an array are numbered: rings[0].name.
+// elements of an array are numbered: rings.0.name.
 type members struct {
 	present map[string]bool
 	null    map[string]bool
@@ -256,7 +256,7 @@ func (m members) value(d *json.Decoder, path string, depth int, t reflect.Type) 
 		return m.inside(d, path+".", depth+1, t)
 	case json.Delim('['):
 		for i := 0; d.More(); i++ {
-			if err := m.value(d, fmt.Sprintf("%s[%d]", path, i), depth+1, within(t)); err != nil {
+			if err := m.value(d, fmt.Sprintf("%s.%d", path, i), depth+1, within(t)); err != nil {
 				return err
 			}
 		}

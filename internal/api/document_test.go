@@ -199,7 +199,7 @@ func wireTypes() map[string]any {
 		"RolloutRing": client.RolloutRing{}, "MetricGate": client.MetricGate{}, "CreateRollout": client.CreateRollout{},
 		"RolloutPlan": client.RolloutPlan{}, "PlannedRing": client.PlannedRing{},
 		"GroupPage": client.Page[client.Group]{}, "GroupRevisionPage": client.Page[client.GroupRevision]{},
-		"RolloutPage": client.Page[client.Rollout]{}, "RolloutMemberPage": client.Page[client.RolloutMember]{},
+		"RolloutPage": client.Page[client.RolloutSummary]{}, "RolloutMemberPage": client.Page[client.RolloutMember]{},
 		"InstallationPage": client.Page[client.Installation]{}, "ClusterPage": client.Page[client.Cluster]{},
 		"PackagePage": client.Page[client.Package]{}, "OperationPage": client.Page[client.Operation]{},
 	}

@@ -159,10 +159,13 @@ func (f *fakeStore) ListRollouts(_ context.Context, q RolloutQuery) ([]RolloutVi
 	if err != nil {
 		return nil, err
 	}
+	if q.Group != "" && f.group(q.Group) == nil {
+		return nil, noGroup(q.Group)
+	}
 	var all []RolloutView
 	for _, v := range f.rollouts {
 		if (q.Before == "" || string(v.ID) < q.Before) && (q.Group == "" || q.Group == v.GroupName || q.Group == string(v.GroupID)) {
-			all = append(all, *v)
+			all = append(all, RolloutView{Rollout: v.Rollout})
 		}
 	}
 	slices.SortFunc(all, func(a, b RolloutView) int { return strings.Compare(string(b.ID), string(a.ID)) })

@@ -36,11 +36,11 @@ func (s *server) listRollouts(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	views, next := cut(p, views, func(v *RolloutView) string { return string(v.ID) })
-	items, now := make([]client.Rollout, len(views)), s.Clock()
+	items := make([]client.RolloutSummary, len(views))
 	for i := range views {
-		items[i] = wireRollout(&views[i], now)
+		items[i] = wireRolloutSummary(&views[i].Rollout)
 	}
-	return writeJSON(w, http.StatusOK, client.Page[client.Rollout]{Items: items, NextCursor: next})
+	return writeJSON(w, http.StatusOK, client.Page[client.RolloutSummary]{Items: items, NextCursor: next})
 }
 
 // createRollout begins a rollout, or with dry_run says what it would do.

@@ -44,9 +44,10 @@ func TestCreateRollout(t *testing.T) {
 	}, h.store.begun.Spec)
 	require.Equal(t, g.ID, h.store.begun.Group)
 
-	page := call[client.Page[client.Rollout]](t, h, http.StatusOK, "GET", "/api/v1/rollouts?group=web", "")
+	page := call[client.Page[client.RolloutSummary]](t, h, http.StatusOK, "GET", "/api/v1/rollouts?group=web", "")
 	require.Len(t, page.Items, 1)
-	r := page.Items[0]
+	r := call[client.Rollout](t, h, http.StatusOK, "GET", "/api/v1/rollouts/"+page.Items[0].ID, "")
+	require.Equal(t, client.RolloutSummary{ID: r.ID, GroupID: g.ID, Group: "web", FromRevision: 1, ToRevision: 2, State: "running", Version: 1, CreatedAt: epochTime}, page.Items[0])
 	require.Equal(t, "/api/v1/operations/"+r.Operation.ID, w.Header().Get("Location"))
 	require.Equal(t, "rollout", r.Operation.Kind)
 	require.Equal(t, [2]int64{1, 2}, [2]int64{r.FromRevision, r.ToRevision})
@@ -63,7 +64,9 @@ func TestCreateRollout(t *testing.T) {
 	require.Contains(t, w.Body.String(), r.ID)
 	h.refused(t, http.StatusConflict, "POST", "/api/v1/groups/web/rollouts", `{}`, key)
 
-	second := call[client.Rollout](t, h, http.StatusAccepted, "POST", "/api/v1/groups/"+g.ID+"/rollouts", `{}`)
+	second := call[client.Rollout](t, h, http.StatusAccepted, "POST", "/api/v1/groups/"+g.ID+"/rollouts", `{"soak":"0s"}`)
+	require.Negative(t, h.store.begun.Spec.Soak, "none, and not the default")
+	require.Equal(t, "0s", second.Spec.Soak)
 	require.Equal(t, 2, second.Spec.Slots, "the planner's default")
 	require.Equal(t, "superseded", call[client.Rollout](t, h, http.StatusOK, "GET", "/api/v1/rollouts/"+r.ID, "").State)
 	require.Equal(t, second.ID, call[client.Group](t, h, http.StatusOK, "GET", "/api/v1/groups/web", "").Rollout.ID)
@@ -96,11 +99,11 @@ func TestCreateRolloutRefuses(t *testing.T) {
 		`{"min_samples":0}`: "min_samples", `{"max_failures":0}`: "max_failures", `{"max_failures_percent":0}`: "max_failures_percent",
 		`{"healthy_for":"0s"}`: "healthy_for", `{"healthy_for":10}`: "healthy_for", `{"health_deadline":"-1s"}`: "health_deadline", `{"soak":"1 h"}`: "soak",
 		`{"soak":""}`: "soak", `{"soak":"721h"}`: "soak", `{"progress_deadline":"0s"}`: "progress_deadline", `{"auto_rollback":"yes"}`: "auto_rollback",
-		`{"rings":[]}`: "rings", `{"rings":{}}`: "rings", `{"rings":null}`: "rings", `{"rings":[null]}`: "rings[0]", `{"rings":[{}]}`: "rings[0].name",
-		`{"rings":[{"name":"A"}]}`: "rings[0].name", `{"rings":[{"name":"a"},{"name":"a"}]}`: "rings[1].name", ring(`"percent":0`): "rings[1].percent",
-		ring(`"percent":100.1`): "rings[1].percent", ring(`"labels":{}`): "rings[1].labels", ring(`"installations":[]`): "rings[1].labels",
-		ring(`"labels":{"a":null}`): "rings[1].labels.a", ring(`"labels":{" ":"x"}`): `rings[1].labels." "`, ring(`"installations":["A"]`): "rings[1].installations",
-		ring(`"soak":"x"`): "rings[1].soak", ring(`"label":{}`): "rings[1].label", ring(`"Percent":1`): "rings[1].Percent", ring(`"percent":1,"percent":2`): "rings[1].percent",
+		`{"rings":[]}`: "rings", `{"rings":{}}`: "rings", `{"rings":null}`: "rings", `{"rings":[null]}`: "rings.0", `{"rings":[{}]}`: "rings.0.name",
+		`{"rings":[{"name":"A"}]}`: "rings.0.name", `{"rings":[{"name":"a"},{"name":"a"}]}`: "rings.1.name", ring(`"percent":0`): "rings.1.percent",
+		ring(`"percent":100.1`): "rings.1.percent", ring(`"labels":{}`): "rings.1.labels", ring(`"installations":[]`): "rings.1.labels",
+		ring(`"labels":{"a":null}`): "rings.1.labels.a", ring(`"labels":{" ":"x"}`): `rings.1.labels." "`, ring(`"installations":["A"]`): "rings.1.installations",
+		ring(`"soak":"x"`): "rings.1.soak", ring(`"label":{}`): "rings.1.label", ring(`"Percent":1`): "rings.1.Percent", ring(`"percent":1,"percent":2`): "rings.1.percent",
 		metric(`{"query":"q","max":1}`): "metric.url", metric(`{"url":"ftp://x","query":"q","max":1}`): "metric.url",
 		metric(`{"url":"http://u:p@x","query":"q","max":1}`): "metric.url", metric(`{"url":"http://x?y=1","query":"q","max":1}`): "metric.url",
 		metric(`{"url":"http://x","query":" ","max":1}`): "metric.query", metric(`{"url":"http://x","query":"q"}`): "metric.max",
@@ -113,7 +116,7 @@ func TestCreateRolloutRefuses(t *testing.T) {
 	}
 	require.Empty(t, h.store.rollouts)
 	many := strings.TrimSuffix(strings.Repeat(`"a",`, maxRingMember+1), ",")
-	require.Equal(t, "rings[1].installations", h.refused(t, http.StatusBadRequest, "POST", "/api/v1/groups/web/rollouts", ring(`"installations":[`+many+`]`)).Field)
+	require.Equal(t, "rings.1.installations", h.refused(t, http.StatusBadRequest, "POST", "/api/v1/groups/web/rollouts", ring(`"installations":[`+many+`]`)).Field)
 }
 
 func TestDryRun(t *testing.T) {
@@ -210,14 +213,16 @@ func TestListRollouts(t *testing.T) {
 	h := newHarness(t)
 	g := h.web(t, "acme")
 	one, two := h.rollout(t, `{}`), h.rollout(t, `{}`)
-	type page = client.Page[client.Rollout]
+	type page = client.Page[client.RolloutSummary]
 	first := call[page](t, h, http.StatusOK, "GET", "/api/v1/rollouts?limit=1", "")
 	require.Equal(t, two.ID, first.Items[0].ID, "newest first")
 	second := call[page](t, h, http.StatusOK, "GET", "/api/v1/rollouts?limit=1&cursor="+first.NextCursor, "")
 	require.Equal(t, one.ID, second.Items[0].ID)
 	require.Empty(t, second.NextCursor)
 	require.Len(t, call[page](t, h, http.StatusOK, "GET", "/api/v1/rollouts?group="+g.ID, "").Items, 2)
-	require.Equal(t, `{"items":[]}`, h.call(t, "GET", "/api/v1/rollouts?group=none", "").Body.String())
+	call[client.Group](t, h, http.StatusCreated, "POST", "/api/v1/groups", `{"name":"other","package":"p"}`)
+	require.Equal(t, `{"items":[]}`, h.call(t, "GET", "/api/v1/rollouts?group=other", "").Body.String())
+	h.refused(t, http.StatusNotFound, "GET", "/api/v1/rollouts?group=none", "")
 	h.refused(t, http.StatusBadRequest, "GET", "/api/v1/rollouts?group=A", "")
 	h.refused(t, http.StatusNotFound, "GET", "/api/v1/rollouts/web", "")
 }

@@ -18,6 +18,8 @@ const (
 	maxQuery      = 4096 // bytes
 	// maxRolloutTime bounds every duration of a rollout.
 	maxRolloutTime = 30 * 24 * time.Hour
+	// noSoak is none at all, where 0 is the default: any negative time is.
+	noSoak = -time.Second
 )
 
 // rolloutSpec validates a request for a rollout and makes it one of the domain.
@@ -43,6 +45,9 @@ func rolloutSpec(in client.CreateRollout, m members) (fleet.RolloutSpec, error) 
 		if *d.to, err = duration(d.field, d.text, m.present[d.field], d.zero); err != nil {
 			return out, err
 		}
+	}
+	if m.present["soak"] && out.Soak == 0 {
+		out.Soak = noSoak
 	}
 	var err error
 	if out.Metric, err = metricGate(in.Metric, m); err != nil {
@@ -96,7 +101,7 @@ func checkRings(in []client.RolloutRing, m members) error {
 	}
 	names := map[string]bool{}
 	for i, ring := range in {
-		at := func(field string) string { return fmt.Sprintf("rings[%d].%s", i, field) }
+		at := func(field string) string { return fmt.Sprintf("rings.%d.%s", i, field) }
 		switch {
 		case !isDNSLabel(ring.Name):
 			return fleet.InvalidField(at("name"), "the name of a ring must be a DNS label, such as canary, not %s", printable(ring.Name))
@@ -129,7 +134,7 @@ func rings(in []client.RolloutRing, m members) ([]fleet.RolloutRing, error) {
 	var out []fleet.RolloutRing
 	for i, r := range in {
 		ring := fleet.RolloutRing{Name: r.Name, Labels: r.Labels, Installations: r.Installations, Percent: r.Percent}
-		if field := fmt.Sprintf("rings[%d].soak", i); m.present[field] {
+		if field := fmt.Sprintf("rings.%d.soak", i); m.present[field] {
 			soak, err := duration(field, r.Soak, true, true)
 			if err != nil {
 				return nil, err

@@ -35,6 +35,7 @@ type Store interface {
 	CreateRollout(ctx context.Context, in NewRollout) (RolloutView, error)
 	ControlRollout(ctx context.Context, in RolloutControl) (RolloutView, error)
 	Rollout(ctx context.Context, id fleet.RolloutID) (RolloutView, error)
+	// ListRollouts returns them without their counts and operations.
 	ListRollouts(ctx context.Context, q RolloutQuery) ([]RolloutView, error)
 	RolloutMembers(ctx context.Context, q MemberQuery) ([]fleet.RolloutMember, error)
 	// RolloutCandidates returns whom a rollout of the group to that revision (0

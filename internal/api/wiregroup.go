@@ -20,11 +20,9 @@ func wireGroup(v *GroupView) client.Group {
 		out.MembersByRevision = append(out.MembersByRevision, client.RevisionMembers{Revision: int64(number), Members: n})
 	}
 	slices.SortFunc(out.MembersByRevision, func(a, b client.RevisionMembers) int { return int(a.Revision - b.Revision) })
-	if r := v.Rollout; r != nil {
-		out.Rollout = &client.RolloutSummary{
-			ID: string(r.ID), FromRevision: int64(r.From), ToRevision: int64(r.To),
-			State: string(r.State), Reason: string(r.Reason), Detail: r.Detail, CreatedAt: r.CreatedAt, FinishedAt: r.FinishedAt,
-		}
+	if v.Rollout != nil {
+		r := wireRolloutSummary(v.Rollout)
+		out.Rollout = &r
 	}
 	return out
 }

@@ -28,6 +28,13 @@ func wireRollout(v *RolloutView, now time.Time) client.Rollout {
 	return out
 }
 
+func wireRolloutSummary(r *fleet.Rollout) client.RolloutSummary {
+	return client.RolloutSummary{
+		ID: string(r.ID), GroupID: string(r.GroupID), Group: r.GroupName, FromRevision: int64(r.From), ToRevision: int64(r.To),
+		State: string(r.State), Reason: string(r.Reason), Detail: r.Detail, Version: r.Version, CreatedAt: r.CreatedAt, FinishedAt: r.FinishedAt,
+	}
+}
+
 // wireRings lists every ring of the rollout, those without members too.
 func wireRings(v *RolloutView) []client.RingStatus {
 	names := ringNames(v.Spec)
@@ -121,7 +128,7 @@ func wireMembers(all []fleet.RolloutMember) []client.RolloutMember {
 			FromRevision: int64(m.From), ClusterID: string(m.ClusterID), MemoryMiB: m.MemoryMiB, Labels: m.Labels,
 			State: string(m.State), Reason: string(m.Reason), Detail: m.Detail,
 			Attempts: m.Attempts, OperationID: string(m.OperationID), Asleep: m.Asleep, Busy: m.Busy,
-			Health: string(m.Health), BadSince: m.BadSince, ObservedAt: m.ObservedAt, StartedAt: m.StartedAt, FinishedAt: m.FinishedAt,
+			Health: string(m.Health), BadSince: m.BadSince, GoodSince: m.GoodSince, ObservedAt: m.ObservedAt, StartedAt: m.StartedAt, FinishedAt: m.FinishedAt,
 		}
 	}
 	return out
@@ -147,12 +154,12 @@ func wireSpec(s fleet.RolloutSpec) client.RolloutSpec {
 	return out
 }
 
-// wireDuration writes a duration as Go does; "" for none.
+// wireDuration writes a duration as Go does; "" where none was set.
 func wireDuration(d time.Duration) string {
 	if d == 0 {
 		return ""
 	}
-	return d.String()
+	return max(d, 0).String() // below 0 is noSoak
 }
 
 // wirePlan shows what a rollout would do with these members, in their planned order.
