@@ -35,7 +35,8 @@ type Options struct {
 	// UserAgent is sent with every request; "dormouse-client" if empty.
 	UserAgent string
 	// Attempts is how often a request is sent at most when the server can't be
-	// reached or asks to come again; 5 if 0. Operations.Follow is not bound by it.
+	// reached or asks to come again; 5 if 0. Operations.Follow and Rollouts.Follow
+	// are not bound by it.
 	Attempts int
 	// Timeout bounds one attempt of a request that is answered at once; 45 s if
 	// 0. Long polls, uploads and logs have only their context.
@@ -63,6 +64,8 @@ type Retry struct {
 // Client speaks to one Dormouse server. It is safe for use by several goroutines.
 type Client struct {
 	Installations *Installations
+	Groups        *Groups
+	Rollouts      *Rollouts
 	Clusters      *Clusters
 	Packages      *Packages
 	Operations    *Operations
@@ -99,6 +102,8 @@ func New(baseURL string, options Options) (*Client, error) {
 
 	c := &Client{base: base, http: options.HTTPClient, options: options}
 	c.Installations = &Installations{c}
+	c.Groups = &Groups{c}
+	c.Rollouts = &Rollouts{c}
 	c.Clusters = &Clusters{c}
 	c.Packages = &Packages{c}
 	c.Operations = &Operations{c}

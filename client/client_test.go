@@ -39,11 +39,7 @@ func TestRoutes(t *testing.T) {
 	t.Parallel()
 	text := func(s string) *string { return &s }
 	memory := 256
-	cases := map[string]struct {
-		call func(context.Context, *Client) error
-		want string
-		body string
-	}{
+	testRoutes(t, map[string]routeCase{
 		"InstallationCreate": {func(ctx context.Context, c *Client) error {
 			_, err := c.Installations.Create(ctx, CreateInstallation{Name: "acme", Owner: "alice", Package: "web@1"})
 			return err
@@ -106,24 +102,7 @@ func TestRoutes(t *testing.T) {
 			return err
 		}, "GET /api/v1/operations?limit=3&resource=acme&state=failed", ""},
 		"Ready": {func(ctx context.Context, c *Client) error { return c.Ready(ctx) }, "GET /readyz", ""},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := newFake(t, answer(http.StatusOK, struct{}{}))
-			require.NoError(t, tc.call(t.Context(), newClient(t, f.URL, Options{UserAgent: "agent/1"})))
-			got := f.seen()
-			require.Len(t, got, 1)
-			require.Equal(t, tc.want, got[0].method+" "+got[0].uri)
-			require.Equal(t, tc.body, strings.TrimSpace(got[0].body))
-			require.Equal(t, "agent/1", got[0].header.Get("User-Agent"))
-			if got[0].method == http.MethodGet {
-				require.Empty(t, got[0].header.Get("Idempotency-Key"))
-			} else {
-				require.GreaterOrEqual(t, len(got[0].header.Get("Idempotency-Key")), 20)
-			}
-		})
-	}
+	})
 }
 
 func on(method func(*Installations, context.Context, string, ...RequestOption) (Installation, error)) func(context.Context, *Client) error {

@@ -8,7 +8,7 @@
 // Invariants. Every change carries an Idempotency-Key, which stays the same
 // when the client repeats the request, so that a change is made at most once
 // however often the connection breaks. Repeats are bounded (Options.Attempts)
-// in every method but Operations.Follow, which goes on until its context ends.
+// in every method but the two named Follow, which go on until their context ends.
 //
 // On failure: what the server refuses is an *Error with its problem document;
 // a server that can't be reached is an *UnreachableError; a context that ended

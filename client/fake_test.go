@@ -1,10 +1,12 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -106,4 +108,32 @@ func listenAgain(t *testing.T, address string) net.Listener {
 		return err == nil
 	}, 10*time.Second, 10*time.Millisecond)
 	return l
+}
+
+// routeCase is a call, and what the server is asked by it.
+type routeCase struct {
+	call func(context.Context, *Client) error
+	want string
+	body string
+}
+
+func testRoutes(t *testing.T, cases map[string]routeCase) {
+	t.Helper()
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFake(t, answer(http.StatusOK, struct{}{}))
+			require.NoError(t, tc.call(t.Context(), newClient(t, f.URL, Options{UserAgent: "agent/1"})))
+			got := f.seen()
+			require.Len(t, got, 1)
+			require.Equal(t, tc.want, got[0].method+" "+got[0].uri)
+			require.Equal(t, tc.body, strings.TrimSpace(got[0].body))
+			require.Equal(t, "agent/1", got[0].header.Get("User-Agent"))
+			if got[0].method == http.MethodGet {
+				require.Empty(t, got[0].header.Get("Idempotency-Key"))
+			} else {
+				require.GreaterOrEqual(t, len(got[0].header.Get("Idempotency-Key")), 20)
+			}
+		})
+	}
 }

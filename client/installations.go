@@ -18,7 +18,9 @@ type ListInstallations struct {
 	Owner string
 	// Cluster is a cluster's name.
 	Cluster string
-	State   string
+	// Group is a group's name.
+	Group string
+	State string
 	// Labels must all be there with these values.
 	Labels map[string]string
 	// Limit is the most that one page holds; the server's own if 0.
@@ -31,6 +33,7 @@ func (q ListInstallations) values() url.Values {
 	v := url.Values{}
 	set(v, "owner", q.Owner)
 	set(v, "cluster", q.Cluster)
+	set(v, "group", q.Group)
 	set(v, "state", q.State)
 	for key, value := range q.Labels {
 		v.Add("label", key+"="+value)

@@ -86,3 +86,5 @@ func page(v url.Values, limit int, cursor string) {
 	}
 	set(v, "cursor", cursor)
 }
+
+func setNumber(v url.Values, key string, n int64) { v.Set(key, strconv.FormatInt(n, 10)) }

@@ -5,7 +5,6 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 )
 
@@ -14,7 +13,7 @@ type Operations struct{ c *Client }
 
 // ListOperations says which operations to list; empty fields are any.
 type ListOperations struct {
-	// Resource is the ID or name of an installation or cluster.
+	// Resource is the ID or name of an installation or cluster, or the ID of a rollout.
 	Resource string
 	State    string
 	// Limit is the most that one page holds; the server's own if 0.
@@ -62,14 +61,22 @@ func (s *Operations) All(ctx context.Context, q ListOperations) iter.Seq2[Operat
 }
 
 func waitRequest(id string, wait time.Duration, revision int64) (request, error) {
-	path, err := pathOf("operations", id)
+	r, err := longPoll("operations", id, wait)
+	if err == nil && r.timeout > 0 {
+		setNumber(r.query, "revision", revision)
+	}
+	return r, err
+}
+
+// longPoll asks for a thing, and for the answer to be held until there is news of it.
+func longPoll(collection, id string, wait time.Duration) (request, error) {
+	path, err := pathOf(collection, id)
 	if err != nil {
 		return request{}, err
 	}
 	r := request{method: http.MethodGet, path: path, query: url.Values{}}
 	if wait = min(wait, maxWait); wait > 0 {
 		r.query.Set("wait", wait.String())
-		r.query.Set("revision", strconv.FormatInt(revision, 10))
 		// A server that died without a word must not hold us for ever.
 		r.timeout = wait + longPollGraceExtra
 	}

@@ -26,6 +26,11 @@ type Installation struct {
 	// SecretNames are the names of the secrets; their values are never returned.
 	SecretNames []string          `json:"secret_names,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
+	// Group is the name of its group, GroupRevision the revision that it pins, and
+	// Own what it sets itself; all absent where it is in none.
+	Group         string `json:"group,omitempty"`
+	GroupRevision int64  `json:"group_revision,omitempty"`
+	Own           *Own   `json:"own,omitempty"`
 	// Instance is the virtual machine that serves, or served last; absent before there is one.
 	Instance *Instance `json:"instance,omitempty"`
 	// Operation is the work under way, or else the last one done; lists show
@@ -72,11 +77,16 @@ type Exit struct {
 type CreateInstallation struct {
 	Name  string `json:"name"`
 	Owner string `json:"owner"`
-	// Package is name or name@version; the newest version where none is named.
-	Package string `json:"package"`
+	// Package is name or name@version; the newest version where none is named. It
+	// may be left to the group, as may MemoryMiB and VCPUs.
+	Package string `json:"package,omitempty"`
+	// Group is the name of the group to join. Or GroupMatch are labels, and the
+	// emptiest of the groups that have them all is joined.
+	Group      string            `json:"group,omitempty"`
+	GroupMatch map[string]string `json:"group_match,omitempty"`
 	// Cluster is a cluster's name; may be left out where only one allows installations.
 	Cluster string `json:"cluster,omitempty"`
-	// MemoryMiB and DiskMiB default to 128 and 1024.
+	// MemoryMiB, DiskMiB and VCPUs default to 128, 1024 and 1.
 	MemoryMiB int               `json:"memory_mib,omitempty"`
 	DiskMiB   int               `json:"disk_mib,omitempty"`
 	VCPUs     int               `json:"vcpus,omitempty"`
@@ -97,6 +107,16 @@ type UpdateInstallation struct {
 	Env       map[string]*string `json:"env,omitempty"`
 	Secrets   map[string]*string `json:"secrets,omitempty"`
 	Labels    map[string]*string `json:"labels,omitempty"`
+	// Group is the group to join, by name; the empty name leaves the group it is
+	// in. Or GroupMatch are labels, and the emptiest of the groups that have them
+	// all is joined.
+	Group      *GroupName        `json:"group,omitempty"`
+	GroupMatch map[string]string `json:"group_match,omitempty"`
+	// KeepConfiguration: on leaving, what the group had set becomes its own.
+	KeepConfiguration bool `json:"keep_configuration,omitempty"`
+	// FromGroup names what it sets itself no longer, so that its group decides
+	// again: package, memory_mib, vcpus.
+	FromGroup []string `json:"from_group,omitempty"`
 }
 
 // Operation is one durable piece of work.
@@ -124,6 +144,8 @@ type Operation struct {
 	StepDeadlineAt time.Time `json:"step_deadline_at,omitzero"`
 	Executor       string    `json:"executor,omitempty"`
 	Worker         string    `json:"worker,omitempty"`
+	// RolloutID names the rollout for which it works; empty for none.
+	RolloutID string `json:"rollout_id,omitempty"`
 	// Revision rises with every change; ?revision=N waits for one after N.
 	Revision   int64     `json:"revision"`
 	CreatedAt  time.Time `json:"created_at"`

@@ -142,3 +142,58 @@ func TestFollowGivesUpWithItsContextWhileTheServerIsAway(t *testing.T) {
 	_, err := newClient(t, f.URL, options).Operations.Follow(ctx, "op", nil)
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+func TestFollowARolloutToTheEnd(t *testing.T) {
+	t.Parallel()
+	f := newFake(t,
+		answer(200, Rollout{ID: "r1", State: "running", Version: 1}),
+		hangUp,
+		refuse(Problem{Status: 500, Kind: KindInternal}),
+		answer(200, Rollout{ID: "r1", State: "running", Version: 2}),
+		answer(200, Rollout{ID: "r1", State: "rolled-back", Version: 3}))
+	var versions []int64
+	r, err := newClient(t, f.URL, hurried()).Rollouts.Follow(t.Context(), "r1", time.Millisecond, func(r Rollout) bool {
+		versions = append(versions, r.Version)
+		return true
+	})
+	require.NoError(t, err)
+	require.Equal(t, "rolled-back", r.State)
+	require.Equal(t, []int64{1, 2, 3}, versions)
+	require.Equal(t, "/api/v1/rollouts/r1", f.seen()[0].uri)
+	require.Equal(t, "/api/v1/rollouts/r1?wait=1ms", f.seen()[1].uri)
+}
+
+func TestFollowARolloutAsLongAsItIsLookedAt(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, answer(200, Rollout{ID: "r1", State: "halted"}))
+	r, err := newClient(t, f.URL, hurried()).Rollouts.Follow(t.Context(), "r1", 0, func(r Rollout) bool { return r.State != "halted" })
+	require.NoError(t, err)
+	require.Equal(t, "halted", r.State)
+	require.Len(t, f.seen(), 1)
+
+	f = newFake(t, refuse(Problem{Status: 404, Kind: KindNotFound}))
+	_, err = newClient(t, f.URL, hurried()).Rollouts.Follow(t.Context(), "r1", 0, nil)
+	require.True(t, IsNotFound(err))
+	require.Len(t, f.seen(), 1)
+}
+
+// A server that does not hold the request is asked no more often than was said.
+func TestFollowingARolloutDoesNotAskInATightLoop(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, answer(200, Rollout{ID: "r1", State: "running", Version: 1}))
+	ctx, cancel := context.WithCancel(t.Context())
+	looks := make(chan struct{}, 100)
+	ended := make(chan error)
+	go func() {
+		_, err := newClient(t, f.URL, hurried()).Rollouts.Follow(ctx, "r1", time.Hour, func(Rollout) bool {
+			looks <- struct{}{}
+			return true
+		})
+		ended <- err
+	}()
+	<-looks
+	<-looks // the second look was to be held
+	require.Never(t, func() bool { return len(looks) > 0 }, 50*time.Millisecond, 5*time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-ended, context.Canceled)
+}

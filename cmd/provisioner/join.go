@@ -11,6 +11,7 @@ import (
 	"dormouse/internal/fleet"
 	"dormouse/internal/gateway"
 	"dormouse/internal/store"
+	"dormouse/internal/supervisor/rollout"
 )
 
 // acceptingStore tells the supervisors of accepted work at once.
@@ -35,6 +36,22 @@ func (s acceptingStore) ChangeInstallation(ctx context.Context, in fleet.Change)
 	return a, err
 }
 
+func (s acceptingStore) CreateRollout(ctx context.Context, in fleet.NewRollout) (fleet.RolloutView, error) {
+	v, err := s.Store.CreateRollout(ctx, in)
+	if err == nil {
+		s.accepted()
+	}
+	return v, err
+}
+
+func (s acceptingStore) ControlRollout(ctx context.Context, in fleet.RolloutControl) (fleet.RolloutView, error) {
+	v, err := s.Store.ControlRollout(ctx, in)
+	if err == nil {
+		s.accepted()
+	}
+	return v, err
+}
+
 func (s acceptingStore) CreateCluster(ctx context.Context, in fleet.NewCluster) (fleet.ClusterView, error) {
 	c, err := s.Store.CreateCluster(ctx, in)
 	if err == nil {
@@ -49,6 +66,17 @@ func (s acceptingStore) DeleteCluster(ctx context.Context, idOrName string, key 
 		s.accepted()
 	}
 	return c, err
+}
+
+// planner lets the API fill in and plan rollouts as their workflow does.
+type planner struct{}
+
+func (planner) Normalise(spec fleet.RolloutSpec, members int) (fleet.RolloutSpec, error) {
+	return rollout.Normalise(spec, members)
+}
+
+func (planner) Plan(spec fleet.RolloutSpec, members []fleet.RolloutMember) []fleet.RolloutMember {
+	return rollout.Plan(spec, members)
 }
 
 // hub tells the API's long polls of operations that have changed.

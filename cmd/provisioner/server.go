@@ -180,7 +180,7 @@ func (s *server) listen(ctx context.Context) error {
 			return err
 		}
 		handler, err := api.New(api.Options{
-			Store: acceptingStore{s.apiStore, s.accepted}, Packages: s.places.builder, Consoles: s.places, Watch: s.hub, Seal: s.box,
+			Store: acceptingStore{s.apiStore, s.accepted}, Packages: s.places.builder, Consoles: s.places, Watch: s.hub, Seal: s.box, Planner: planner{},
 			GatewayURL: s.gatewayURL, Log: s.log, Metrics: s.metrics, HashKey: hashKey,
 		})
 		if err != nil {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"reflect"
@@ -18,12 +20,13 @@ import (
 const (
 	// maxBody bounds every JSON body, in bytes.
 	maxBody = 1 << 20
-	// maxDepth bounds how deep objects and arrays may nest; ours nest twice.
+	// maxDepth bounds how deep objects and arrays may nest; ours nest four deep.
 	maxDepth = 16
 )
 
 // members says what a JSON object holds, by dotted path: a path that is absent
-// was not sent, which the decoded struct can't tell from zero or null.
+// was not sent, which the decoded struct can't tell from zero or null. The
+// elements of an array are numbered: rings.0.name.
 type members struct {
 	present map[string]bool
 	null    map[string]bool
@@ -102,7 +105,7 @@ func decodeJSON(body []byte, v any) (members, error) {
 	}
 	scan := json.NewDecoder(bytes.NewReader(body))
 	scan.UseNumber()
-	if err := m.object(scan, jsonFields(v)); err != nil {
+	if err := m.object(scan, reflect.TypeOf(v).Elem()); err != nil {
 		return m, err
 	}
 	if _, err := scan.Token(); !errors.Is(err, io.EOF) {
@@ -111,17 +114,23 @@ func decodeJSON(body []byte, v any) (members, error) {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return m, decodeError(err)
+		return m, decodeError(err, reflect.TypeOf(v).Elem())
 	}
 	return m, nil
 }
 
 // decodeError says what is wrong without repeating a value, which may be secret.
-func decodeError(err error) error {
+func decodeError(err error, t reflect.Type) error {
 	var wrongType *json.UnmarshalTypeError
 	if errors.As(err, &wrongType) {
 		given, _, _ := strings.Cut(wrongType.Value, " ")
-		return fleet.InvalidField(wrongType.Field, "%s must be %s, not %s", wrongType.Field, typeName(wrongType.Type), given)
+		field := wrongType.Field
+		for i := range t.NumField() {
+			if t.Field(i).Anonymous { // which is no part of the path in JSON
+				field = strings.TrimPrefix(field, t.Field(i).Name+".")
+			}
+		}
+		return fleet.InvalidField(field, "%s must be %s, not %s", field, typeName(wrongType.Type), given)
 	}
 	return syntaxError(err)
 }
@@ -144,86 +153,110 @@ func typeName(t reflect.Type) string {
 		return "an object"
 	case reflect.Bool:
 		return "true or false"
+	case reflect.Float64:
+		return "a number"
+	case reflect.Slice:
+		return "a list"
 	}
 	return "of another type"
 }
 
-// jsonFields are the names that v's struct has in JSON.
-func jsonFields(v any) []string {
-	t := reflect.TypeOf(v).Elem()
-	names := make([]string, t.NumField())
-	for i := range names {
-		names[i], _, _ = strings.Cut(t.Field(i).Tag.Get("json"), ",")
+// jsonFields are the names that a struct has in JSON, those of embedded structs
+// included, and their types; nil for another type.
+func jsonFields(t reflect.Type) map[string]reflect.Type {
+	if t == nil || t.Kind() != reflect.Struct {
+		return nil
 	}
-	return names
+	fields := make(map[string]reflect.Type, t.NumField())
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if f.Anonymous {
+			maps.Copy(fields, jsonFields(f.Type))
+			continue
+		}
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		fields[name] = f.Type
+	}
+	return fields
 }
 
-// object reads a JSON object whose fields are known by name.
-func (m members) object(d *json.Decoder, fields []string) error {
-	t, err := d.Token()
+// within is the type of what a list or a map holds; nil where t is neither.
+func within(t reflect.Type) reflect.Type {
+	if t == nil {
+		return nil
+	}
+	switch t.Kind() {
+	case reflect.Slice, reflect.Map:
+		return t.Elem()
+	}
+	return nil
+}
+
+// object reads a JSON object that is to become a struct of type t.
+func (m members) object(d *json.Decoder, t reflect.Type) error {
+	token, err := d.Token()
 	if err != nil {
 		return syntaxError(err)
 	}
-	if t != json.Delim('{') {
+	if token != json.Delim('{') {
 		return fleet.Errorf(fleet.KindInvalid, "the body must be a JSON object")
 	}
-	return m.inside(d, "", 1, func(name string) error {
-		if !slices.Contains(fields, name) {
-			return fleet.InvalidField(printable(name), "there is no field %s here: %s", printable(name), known(fields))
-		}
-		return nil
-	})
+	return m.inside(d, "", 1, t)
 }
 
-// inside reads the rest of an object whose opening brace has been read.
-func (m members) inside(d *json.Decoder, prefix string, depth int, check func(string) error) error {
+// inside reads the rest of an object whose opening brace has been read. Where
+// it is to become a struct, the struct knows the names.
+func (m members) inside(d *json.Decoder, prefix string, depth int, t reflect.Type) error {
+	fields := jsonFields(t)
 	for d.More() {
-		t, err := d.Token()
+		token, err := d.Token()
 		if err != nil {
 			return syntaxError(err)
 		}
-		name, ok := t.(string)
+		name, ok := token.(string)
 		if !ok {
 			return fleet.Errorf(fleet.KindInvalid, "the body is not JSON: a field's name must be a string")
 		}
-		if check != nil {
-			if err := check(name); err != nil {
-				return err
+		path, inner := prefix+name, within(t)
+		if fields != nil {
+			if inner, ok = fields[name]; !ok {
+				return fleet.InvalidField(printable(path), "there is no field %s here: %s",
+					printable(path), known(slices.Collect(maps.Keys(fields))))
 			}
 		}
-		path := prefix + name
 		if m.present[path] {
 			return fleet.InvalidField(printable(path), "%s is given twice: give it once", printable(path))
 		}
 		m.present[path] = true
-		if err := m.value(d, path, depth); err != nil {
+		if err := m.value(d, path, depth, inner); err != nil {
 			return err
 		}
 	}
-	_, err := d.Token() // the closing brace
-	if err != nil {
+	if _, err := d.Token(); err != nil { // the closing brace
 		return syntaxError(err)
 	}
 	return nil
 }
 
-func (m members) value(d *json.Decoder, path string, depth int) error {
-	t, err := d.Token()
+func (m members) value(d *json.Decoder, path string, depth int, t reflect.Type) error {
+	token, err := d.Token()
 	if err != nil {
 		return syntaxError(err)
 	}
 	if depth >= maxDepth {
 		return fleet.InvalidField(printable(path), "it nests deeper than %d levels", maxDepth)
 	}
-	switch t {
+	if t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch token {
 	case nil:
 		m.null[path] = true
 	case json.Delim('{'):
-		return m.inside(d, path+".", depth+1, nil)
+		return m.inside(d, path+".", depth+1, t)
 	case json.Delim('['):
-		for d.More() {
-			// The elements of an array have no names of their own; no request has one.
-			if err := m.value(d, path+"[]", depth+1); err != nil {
+		for i := 0; d.More(); i++ {
+			if err := m.value(d, fmt.Sprintf("%s.%d", path, i), depth+1, within(t)); err != nil {
 				return err
 			}
 		}

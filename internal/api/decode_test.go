@@ -17,6 +17,7 @@ func FuzzDecodeJSON(f *testing.F) {
 	for _, seed := range []string{
 		createAcme, `{}`, `{"env":{"A":null}}`, `{"name":"a","name":"b"}`, `{"Name":"a"}`, `[1,2]`, `{"env":{"A":["x"]}}`,
 		`{"memory_mib":1e3}`, `{"memory_mib":-0}`, "\xff", `{"name":"\ud800"}`, `{"a":{"b":{"c":[[[[[]]]]]}}}`, `{"env":{},}`, `{"" : ""}`,
+		wholeSpec, `{"rings":[{"name":"a","labels":{"x":null}}]}`, `{"rings":[{"name":"a"},{"name":"a","name":"b"}]}`, `{"rings":[[]]}`, `{"metric":[]}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -26,6 +27,12 @@ func FuzzDecodeJSON(f *testing.F) {
 		var up client.UpdateInstallation
 		if _, upErr := decodeJSON(body, &up); upErr != nil {
 			require.Equal(t, fleet.KindInvalid, fleet.KindOf(upErr))
+		}
+		var roll client.CreateRollout
+		if m, err := decodeJSON(body, &roll); err != nil {
+			require.Equal(t, fleet.KindInvalid, fleet.KindOf(err))
+		} else if _, err := rolloutSpec(roll, m); err != nil {
+			require.Equal(t, fleet.KindInvalid, fleet.KindOf(err))
 		}
 		if err != nil {
 			require.Equal(t, fleet.KindInvalid, fleet.KindOf(err))

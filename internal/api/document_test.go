@@ -26,7 +26,7 @@ func testServer(t *testing.T) *server {
 	t.Helper()
 	h := newHarness(t)
 	s, err := newServer(Options{
-		Store: h.store, Packages: h.packages, Consoles: h.consoles, Watch: h.watch, Seal: h.seal,
+		Store: h.store, Packages: h.packages, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
 		GatewayURL: func(name string) string { return "http://" + name + ".localhost:8065" }, Log: newLog(),
 	})
 	require.NoError(t, err)
@@ -135,10 +135,12 @@ func TestQueryParametersAgree(t *testing.T) {
 // In answers a property is required where the field is always encoded.
 func schemaDifferences(v any, schema *openapi3.Schema, answer bool) []string {
 	var all []string
-	typ := reflect.TypeOf(v)
 	fields := map[string]bool{}
-	for i := range typ.NumField() {
-		name, options, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(v)) {
+		if field.Anonymous {
+			continue // its own fields are there too
+		}
+		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 		fields[name] = true
 		always := !strings.Contains(options, "omit")
 		property := schema.Properties[name]
@@ -149,7 +151,7 @@ func schemaDifferences(v any, schema *openapi3.Schema, answer bool) []string {
 		if answer && always != slices.Contains(schema.Required, name) {
 			all = append(all, fmt.Sprintf("%s is always encoded: %v, but required: %v", name, always, !always))
 		}
-		if want := jsonType(typ.Field(i).Type); !property.Value.Type.Is(want) && len(property.Value.AllOf) == 0 {
+		if want := jsonType(field.Type); !property.Value.Type.Is(want) && len(property.Value.AllOf) == 0 {
 			all = append(all, fmt.Sprintf("%s is a %s, not a %v", name, want, property.Value.Type))
 		}
 	}
@@ -171,6 +173,8 @@ func jsonType(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Int, reflect.Int64:
 		return "integer"
+	case reflect.Float64:
+		return "number"
 	case reflect.Bool:
 		return "boolean"
 	case reflect.Slice:
@@ -187,7 +191,15 @@ func wireTypes() map[string]any {
 		"CreateInstallation": client.CreateInstallation{}, "UpdateInstallation": client.UpdateInstallation{},
 		"Operation": client.Operation{}, "StepDone": client.StepDone{}, "Explanation": client.Explanation{},
 		"Cluster": client.Cluster{}, "Check": client.Check{}, "Host": client.Host{}, "CreateCluster": client.CreateCluster{},
-		"Package": client.Package{}, "Problem": client.Problem{},
+		"Package": client.Package{}, "Problem": client.Problem{}, "Own": client.Own{},
+		"Group": client.Group{}, "GroupConfig": client.GroupConfig{}, "RevisionMembers": client.RevisionMembers{},
+		"GroupRevision": client.GroupRevision{}, "CreateGroup": client.CreateGroup{}, "UpdateGroup": client.UpdateGroup{},
+		"Rollout": client.Rollout{}, "RolloutSummary": client.RolloutSummary{}, "RolloutCounts": client.RolloutCounts{},
+		"RingStatus": client.RingStatus{}, "RolloutMember": client.RolloutMember{}, "RolloutSpec": client.RolloutSpec{},
+		"RolloutRing": client.RolloutRing{}, "MetricGate": client.MetricGate{}, "CreateRollout": client.CreateRollout{},
+		"RolloutPlan": client.RolloutPlan{}, "PlannedRing": client.PlannedRing{},
+		"GroupPage": client.Page[client.Group]{}, "GroupRevisionPage": client.Page[client.GroupRevision]{},
+		"RolloutPage": client.Page[client.RolloutSummary]{}, "RolloutMemberPage": client.Page[client.RolloutMember]{},
 		"InstallationPage": client.Page[client.Installation]{}, "ClusterPage": client.Page[client.Cluster]{},
 		"PackagePage": client.Page[client.Package]{}, "OperationPage": client.Page[client.Operation]{},
 	}
@@ -204,7 +216,7 @@ func TestWireTypesAndSchemasAgree(t *testing.T) {
 	}
 	require.ElementsMatch(t, objects, slices.Collect(maps.Keys(wireTypes())))
 	for name, v := range wireTypes() {
-		answer := name != "CreateInstallation" && name != "UpdateInstallation" && name != "CreateCluster"
+		answer := !strings.HasPrefix(name, "Create") && !strings.HasPrefix(name, "Update")
 		require.Empty(t, schemaDifferences(v, doc.Components.Schemas[name].Value, answer), name)
 	}
 }
@@ -248,7 +260,18 @@ func TestEnumsAgree(t *testing.T) {
 			kinds = append(kinds, string(tr.By))
 		}
 	}
-	kinds = append(kinds, string(fleet.OperationCreateCluster), string(fleet.OperationDeleteCluster))
+	kinds = append(kinds, string(fleet.OperationCreateCluster), string(fleet.OperationDeleteCluster),
+		string(fleet.OperationVerify), string(fleet.OperationRollout))
+	var rolloutStates, memberStates []string
+	for _, s := range fleet.RolloutStates() {
+		rolloutStates = append(rolloutStates, string(s))
+	}
+	for _, s := range fleet.MemberStates() {
+		memberStates = append(memberStates, string(s))
+	}
+	require.ElementsMatch(t, rolloutStates, enum(t, doc, "RolloutState"))
+	require.ElementsMatch(t, memberStates, enum(t, doc, "MemberState"))
+	require.ElementsMatch(t, []string{string(fleet.UnverifiableKeep), string(fleet.UnverifiableMove)}, enum(t, doc, "Unverifiable"))
 	require.ElementsMatch(t, states, enum(t, doc, "InstallationState"))
 	require.ElementsMatch(t, clusterStates, enum(t, doc, "ClusterState"))
 	require.ElementsMatch(t, kinds, enum(t, doc, "OperationKind"))

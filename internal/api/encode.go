@@ -125,6 +125,12 @@ func (e *encoder) num(name string, n int64) {
 	e.buf = strconv.AppendInt(e.buf, n, 10)
 }
 
+func (e *encoder) optNum(name string, n int64) {
+	if n != 0 {
+		e.num(name, n)
+	}
+}
+
 func (e *encoder) time(name string, t time.Time) {
 	e.name(name)
 	e.buf = append(e.buf, '"')

@@ -24,6 +24,12 @@ func (e *encoder) installation(v *client.Installation) {
 	e.optMap("env", v.Env)
 	e.optTexts("secret_names", v.SecretNames)
 	e.optMap("labels", v.Labels)
+	e.optStr("group", v.Group)
+	e.optNum("group_revision", v.GroupRevision)
+	if v.Own != nil {
+		e.name("own")
+		e.own(v.Own)
+	}
 	if v.Instance != nil {
 		e.name("instance")
 		e.instance(v.Instance)
@@ -36,6 +42,15 @@ func (e *encoder) installation(v *client.Installation) {
 	e.num("version", v.Version)
 	e.time("created_at", v.CreatedAt)
 	e.time("updated_at", v.UpdatedAt)
+	e.close()
+}
+
+func (e *encoder) own(v *client.Own) {
+	e.open()
+	e.optStr("package", v.Package)
+	e.optNum("memory_mib", int64(v.MemoryMiB))
+	e.optNum("vcpus", int64(v.VCPUs))
+	e.optMap("env", v.Env)
 	e.close()
 }
 
@@ -96,6 +111,7 @@ func (e *encoder) operation(v *client.Operation) {
 	e.optTime("step_deadline_at", v.StepDeadlineAt)
 	e.optStr("executor", v.Executor)
 	e.optStr("worker", v.Worker)
+	e.optStr("rollout_id", v.RolloutID)
 	e.num("revision", v.Revision)
 	e.time("created_at", v.CreatedAt)
 	e.optTime("started_at", v.StartedAt)

@@ -88,6 +88,9 @@ func nextOf(op *fleet.Operation) string {
 	if op.StepNumber < op.StepsTotal {
 		return fmt.Sprintf("%s; step %d of %d follows", next, op.StepNumber+1, op.StepsTotal)
 	}
+	if op.Kind == fleet.OperationVerify {
+		return next + "; it is the last step, and the installation sleeps on"
+	}
 	return fmt.Sprintf("%s; it is the last step, and the state becomes %s", next, op.Kind.DoneState())
 }
 

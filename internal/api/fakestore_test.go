@@ -21,14 +21,21 @@ type fakeStore struct {
 	clusters      map[fleet.ClusterID]*fleet.ClusterView
 	packages      map[fleet.PackageID]fleet.Package
 	operations    map[fleet.OperationID]*fleet.Operation
+	groups        map[fleet.GroupID]*fakeGroup
+	rollouts      map[fleet.RolloutID]*fleet.RolloutView
+	members       map[fleet.RolloutID][]fleet.RolloutMember
 	keys          map[string]usedKey
 	// fail is returned by every method while it is set.
 	fail error
-	// read is told of every read of an operation.
+	// read is told of every read of an operation or a rollout.
 	read func()
-	// created and changed are the last requests.
-	created fleet.NewInstallation
-	changed fleet.Change
+	// meddle is what somebody else does to a group just before it is changed.
+	meddle func(*fakeGroup)
+	// created, changed, begun and controlled are the last requests.
+	created    fleet.NewInstallation
+	changed    fleet.Change
+	begun      fleet.NewRollout
+	controlled fleet.RolloutControl
 }
 
 type usedKey struct {
@@ -42,8 +49,12 @@ func newFakeStore() *fakeStore {
 		clusters:      map[fleet.ClusterID]*fleet.ClusterView{},
 		packages:      map[fleet.PackageID]fleet.Package{},
 		operations:    map[fleet.OperationID]*fleet.Operation{},
+		groups:        map[fleet.GroupID]*fakeGroup{},
+		rollouts:      map[fleet.RolloutID]*fleet.RolloutView{},
+		members:       map[fleet.RolloutID][]fleet.RolloutMember{},
 		keys:          map[string]usedKey{},
 		read:          func() {},
+		meddle:        func(*fakeGroup) {},
 	}
 }
 
@@ -114,16 +125,22 @@ func (f *fakeStore) CreateInstallation(_ context.Context, in NewInstallation) (A
 	if f.find(in.Name) != nil {
 		return Accepted{}, fleet.Errorf(fleet.KindConflict, "an installation named %q exists already", in.Name)
 	}
-	op = f.operation(in.OperationID, fleet.OperationCreate, fleet.ResourceInstallation, string(in.ID), in.Name)
 	v := &fleet.InstallationView{
 		Installation: fleet.Installation{
 			ID: in.ID, Owner: in.Owner, Name: in.Name, State: fleet.StateCreationRequested, Generation: 1, Version: 1,
 			MemoryMiB: in.MemoryMiB, DiskMiB: in.DiskMiB, VCPUs: in.VCPUs, Env: in.Env, Secrets: in.Secrets, Labels: in.Labels,
 			WhenFull: in.WhenFull, CreatedAt: epochTime, UpdatedAt: epochTime,
 		},
-		ClusterName: "local", PackageRef: in.PackageRef, Operation: op,
+		ClusterName: "local", PackageRef: in.PackageRef,
 		Ports: []fleet.Port{{Number: 8080, Protocol: fleet.ProtocolHTTP, Name: "web"}},
 	}
+	if in.Group.Join != "" || len(in.Group.Match) > 0 {
+		if err := f.enter(v, in.Group, fleet.Own{MemoryMiB: in.MemoryMiB, VCPUs: in.VCPUs, Env: in.Env}); err != nil {
+			return Accepted{}, err
+		}
+	}
+	op = f.operation(in.OperationID, fleet.OperationCreate, fleet.ResourceInstallation, string(in.ID), in.Name)
+	v.Operation = op
 	f.installations[in.ID] = v
 	f.remember(in.Key, op.ID)
 	return Accepted{Installation: *v, Operation: *op}, nil
@@ -171,6 +188,14 @@ func (f *fakeStore) ChangeInstallation(_ context.Context, in Change) (Accepted, 
 	if in.MemoryMiB != nil {
 		v.MemoryMiB = *in.MemoryMiB
 	}
+	if in.Group != nil {
+		v.GroupID, v.GroupName, v.GroupRevision, v.Own = "", "", 0, fleet.Own{}
+		if in.Group.Join != "" || len(in.Group.Match) > 0 {
+			if err := f.enter(v, *in.Group, fleet.Own{}); err != nil {
+				return Accepted{}, err
+			}
+		}
+	}
 	f.remember(in.Key, op.ID)
 	return Accepted{Installation: *v, Operation: *op}, nil
 }
@@ -201,7 +226,7 @@ func (f *fakeStore) ListInstallations(_ context.Context, q InstallationQuery) ([
 			labelled = labelled && v.Labels[k] == want
 		}
 		if labelled && string(v.ID) > q.After && (q.Owner == "" || q.Owner == v.Owner) &&
-			(q.Cluster == "" || q.Cluster == v.ClusterName) && (q.State == "" || q.State == v.State) {
+			(q.Cluster == "" || q.Cluster == v.ClusterName) && (q.Group == "" || q.Group == v.GroupName) && (q.State == "" || q.State == v.State) {
 			all = append(all, *v)
 		}
 	}

@@ -44,6 +44,10 @@ func installationQuery(r *http.Request) (InstallationQuery, error) {
 	if query.Has("state") && !slices.Contains(fleet.States(), q.State) {
 		return q, invalidQuery("state", "there is no state %s", printable(string(q.State)))
 	}
+	q.Group = query.Get("group")
+	if query.Has("group") && !isDNSLabel(q.Group) {
+		return q, invalidQuery("group", "it must be a group's name")
+	}
 	q.Labels, err = labels(query)
 	return q, err
 }
@@ -62,6 +66,7 @@ func (s *server) createInstallation(w http.ResponseWriter, r *http.Request) erro
 		Name: in.Name, Owner: in.Owner, PackageRef: in.Package, ClusterName: in.Cluster,
 		MemoryMiB: in.MemoryMiB, DiskMiB: in.DiskMiB, VCPUs: in.VCPUs,
 		Env: in.Env, Labels: in.Labels, WhenFull: fleet.WhenFull(in.WhenFull),
+		Group: fleet.GroupMembership{Join: in.Group, Match: in.GroupMatch},
 	}
 	if n.Key, err = s.idempotencyKey(r, body); err != nil {
 		return err
@@ -76,14 +81,17 @@ func (s *server) createInstallation(w http.ResponseWriter, r *http.Request) erro
 	return s.writeAccepted(w, accepted)
 }
 
-// checkCreate validates a request to create an installation and fills in its defaults.
+// checkCreate validates a request to create an installation and fills in its
+// defaults, but for what is left to its group.
 func checkCreate(in *client.CreateInstallation, m members) error {
-	if err := m.noNull(); err != nil {
+	if err := firstError(m.noNull(), checkJoin(in.Group, in.GroupMatch, m)); err != nil {
 		return err
 	}
-	setDefault(&in.MemoryMiB, defaultMemoryMiB, m.present["memory_mib"])
+	grouped := m.present["group"] || m.present["group_match"]
+	left := func(field string) bool { return grouped && !m.present[field] }
+	setDefault(&in.MemoryMiB, defaultMemoryMiB, m.present["memory_mib"] || grouped)
 	setDefault(&in.DiskMiB, defaultDiskMiB, m.present["disk_mib"])
-	setDefault(&in.VCPUs, defaultVCPUs, m.present["vcpus"])
+	setDefault(&in.VCPUs, defaultVCPUs, m.present["vcpus"] || grouped)
 	if !m.present["when_full"] {
 		in.WhenFull = string(fleet.WhenFullWait)
 	}
@@ -94,13 +102,21 @@ func checkCreate(in *client.CreateInstallation, m members) error {
 		return fleet.InvalidField("cluster", "cluster %s is not a cluster's name", printable(in.Cluster))
 	}
 	return firstError(
-		checkInstallationName(in.Name), checkOwner(in.Owner), checkPackageRef(in.Package),
-		checkRange("memory_mib", in.MemoryMiB, minMemoryMiB, maxMemoryMiB),
+		checkInstallationName(in.Name), checkOwner(in.Owner),
+		unless(left("package"), func() error { return checkPackageRef(in.Package) }),
+		unless(left("memory_mib"), func() error { return checkRange("memory_mib", in.MemoryMiB, minMemoryMiB, maxMemoryMiB) }),
 		checkRange("disk_mib", in.DiskMiB, minDiskMiB, maxDiskMiB),
-		checkRange("vcpus", in.VCPUs, minVCPUs, maxVCPUs),
+		unless(left("vcpus"), func() error { return checkRange("vcpus", in.VCPUs, minVCPUs, maxVCPUs) }),
 		checkEnv("env", in.Env), checkEnv("secrets", in.Secrets), fleet.CheckEnvironment(in.Env, in.Secrets),
 		checkLabels(in.Labels),
 	)
+}
+
+func unless(left bool, check func() error) error {
+	if left {
+		return nil
+	}
+	return check()
 }
 
 // setDefault fills in what was not sent; a zero that was sent stays, and is refused.
@@ -247,11 +263,12 @@ func accepts(v *InstallationView) []string {
 }
 
 // openTail is the kind of the last operation that is not done; "" where all are.
+// A verification does not count: any request pre-empts it.
 func openTail(v *InstallationView) fleet.OperationKind {
 	if n := len(v.Queued); n > 0 {
 		return v.Queued[n-1]
 	}
-	if v.Operation != nil && !v.Operation.State.Finished() {
+	if v.Operation != nil && !v.Operation.State.Finished() && v.Operation.Kind != fleet.OperationVerify {
 		return v.Operation.Kind
 	}
 	return ""

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,9 +13,6 @@ import (
 	"dormouse/client"
 	"dormouse/internal/fleet"
 )
-
-// maxWait bounds a long poll.
-const maxWait = time.Minute
 
 func (s *server) listOperations(w http.ResponseWriter, r *http.Request) error {
 	query, err := parseQuery(r)
@@ -90,12 +86,9 @@ type news struct {
 
 func newsOf(query url.Values) (news, error) {
 	n := news{after: -1}
-	if query.Has("wait") {
-		d, err := time.ParseDuration(query.Get("wait"))
-		if err != nil || d < 0 || d > maxWait {
-			return n, invalidQuery("wait", "it must be a duration from 0s to %s, such as 30s", maxWait)
-		}
-		n.wait = d
+	var err error
+	if n.wait, err = waitOf(query); err != nil {
+		return n, err
 	}
 	if query.Has("revision") {
 		rev, err := strconv.ParseInt(query.Get("revision"), 10, 64)
@@ -117,35 +110,10 @@ func (s *server) readOperation(ctx context.Context, id fleet.OperationID) (fleet
 	return s.Store.Operation(ctx, id)
 }
 
-// awaitNews reads the operation until there is news. It asks to be told of the
-// next change and then reads again, so that none falls between; changes by
-// other processes it finds by reading now and then. The first read comes before
-// all that, so that nobody watches what has ended or does not exist.
 func (s *server) awaitNews(ctx context.Context, id fleet.OperationID, n news) (fleet.Operation, error) {
-	op, err := s.readOperation(ctx, id)
-	if err != nil || n.in(op) {
-		return op, err
-	}
-	over := time.NewTimer(n.wait)
-	defer over.Stop()
-	again := time.NewTimer(s.Reread)
-	defer again.Stop()
-	for {
-		changed := s.Watch.Changed(string(id))
-		if op, err = s.readOperation(ctx, id); err != nil || n.in(op) {
-			return op, err
-		}
-		again.Reset(s.Reread)
-		select {
-		case <-changed:
-		case <-again.C:
-		case <-over.C:
-			return op, nil
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return op, nil // the server stops: what is known is an answer
-			}
-			return op, ctx.Err()
-		}
-	}
+	return await(ctx, s, n.wait, poll[fleet.Operation]{
+		read:  func(ctx context.Context) (fleet.Operation, error) { return s.readOperation(ctx, id) },
+		news:  n.in,
+		watch: func(op fleet.Operation) string { return string(op.ID) },
+	})
 }

@@ -46,6 +46,16 @@ type Sealer interface {
 	Seal(value, context string) (string, error)
 }
 
+// Planner knows how a rollout goes about it.
+type Planner interface {
+	// Normalise fills in the defaults of a spec for that many members. What can't
+	// work is KindInvalid, naming the field.
+	Normalise(spec fleet.RolloutSpec, members int) (fleet.RolloutSpec, error)
+	// Plan returns the members with their places in rings and waves, in the order
+	// in which they would be begun.
+	Plan(spec fleet.RolloutSpec, members []fleet.RolloutMember) []fleet.RolloutMember
+}
+
 // Defaults of Options.
 const (
 	DefaultMaxPackageBytes = 4 << 30
@@ -60,6 +70,7 @@ type Options struct {
 	Consoles Consoles
 	Watch    Watcher
 	Seal     Sealer
+	Planner  Planner
 	// GatewayURL returns the address at which an installation's users reach it.
 	GatewayURL func(name string) string
 	Log        logrus.FieldLogger
@@ -103,8 +114,8 @@ func New(o Options) (http.Handler, error) {
 
 func (o Options) withDefaults() (Options, error) {
 	if o.Store == nil || o.Packages == nil || o.Consoles == nil || o.Watch == nil || o.Seal == nil ||
-		o.GatewayURL == nil || o.Log == nil {
-		return o, errors.New("making the API: Store, Packages, Consoles, Watch, Seal, GatewayURL and Log are all needed")
+		o.Planner == nil || o.GatewayURL == nil || o.Log == nil {
+		return o, errors.New("making the API: Store, Packages, Consoles, Watch, Seal, Planner, GatewayURL and Log are all needed")
 	}
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()

@@ -18,12 +18,13 @@ func (s *server) updateInstallation(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	if err := checkPatch(&in, m); err != nil {
+	if err := firstError(checkPatch(&in, m), checkMembership(in, m)); err != nil {
 		return err
 	}
 	c := Change{
 		IDOrName: id, Kind: fleet.OperationUpdate,
 		PackageRef: in.Package, MemoryMiB: in.MemoryMiB, DiskMiB: in.DiskMiB, VCPUs: in.VCPUs,
+		FromGroup: in.FromGroup, Group: membership(in, m),
 	}
 	c.Env = in.Env
 	if m.present["secrets"] || m.present["labels"] || m.null["env"] {

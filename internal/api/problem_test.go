@@ -49,6 +49,11 @@ func TestEveryKindOfErrorBecomesAProblem(t *testing.T) {
 				{"PATCH", "/api/v1/installations/acme", `{"vcpus":2}`}, {"PATCH", "/api/v1/installations/acme", `{"env":{}}`},
 				{"DELETE", "/api/v1/installations/acme", ""}, {"POST", "/api/v1/installations/acme/wake", ""},
 				{"GET", "/api/v1/installations/acme/explain", ""}, {"GET", "/api/v1/installations/acme/logs", ""},
+				{"GET", "/api/v1/groups", ""}, {"POST", "/api/v1/groups", createWeb}, {"GET", "/api/v1/groups/web", ""},
+				{"PATCH", "/api/v1/groups/web", `{"vcpus":2}`}, {"PATCH", "/api/v1/groups/web", `{"labels":{}}`}, {"DELETE", "/api/v1/groups/web", ""},
+				{"GET", "/api/v1/groups/web/revisions", ""}, {"POST", "/api/v1/groups/web/rollouts", `{}`}, {"POST", "/api/v1/groups/web/rollouts", `{"dry_run":true}`},
+				{"GET", "/api/v1/rollouts", ""}, {"GET", "/api/v1/rollouts/" + fleet.NewID(), ""}, {"GET", "/api/v1/rollouts/" + fleet.NewID() + "/members", ""},
+				{"POST", "/api/v1/rollouts/" + fleet.NewID() + "/pause", ""},
 				{"GET", "/api/v1/clusters", ""}, {"POST", "/api/v1/clusters", `{"name":"local","provider":"kvm"}`},
 				{"GET", "/api/v1/clusters/local", ""}, {"DELETE", "/api/v1/clusters/local", ""},
 				{"GET", "/api/v1/packages", ""}, {"GET", "/api/v1/packages/p", ""}, {"DELETE", "/api/v1/packages/p@1", ""},
@@ -96,7 +101,7 @@ func TestAPanicIsContained(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	s, err := newServer(Options{
-		Store: h.store, Packages: h.packages, Consoles: h.consoles, Watch: h.watch, Seal: h.seal,
+		Store: h.store, Packages: h.packages, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
 		GatewayURL: func(string) string { panic("the secret of the panic") }, Log: newLog(),
 	})
 	require.NoError(t, err)
@@ -157,7 +162,7 @@ func TestLogAndMetrics(t *testing.T) {
 	} {
 		require.Contains(t, text, line)
 	}
-	_, err := New(Options{Store: h.store, Packages: h.packages, Consoles: h.consoles, Watch: h.watch, Seal: h.seal,
+	_, err := New(Options{Store: h.store, Packages: h.packages, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
 		GatewayURL: func(string) string { return "" }, Log: newLog(), Metrics: registry})
 	require.ErrorContains(t, err, "registering the API's metrics")
 	_, err = New(Options{})

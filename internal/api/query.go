@@ -29,26 +29,49 @@ func parseQuery(r *http.Request) (url.Values, error) {
 	return query, nil
 }
 
-// page reads limit and cursor. One item more than the page holds is asked for,
-// which tells whether another page follows without counting.
-func page(query url.Values) (Page, error) {
-	p := Page{Limit: defaultLimit}
-	if query.Has("limit") {
-		n, err := strconv.Atoi(query.Get("limit"))
-		if err != nil || n < 1 || n > maxLimit {
-			return p, invalidQuery("limit", "it must be a number from 1 to %d", maxLimit)
-		}
-		p.Limit = n
+// pageLimit reads limit. One item more than the page holds is asked for, which
+// tells whether another page follows without counting.
+func pageLimit(query url.Values) (int, error) {
+	if !query.Has("limit") {
+		return defaultLimit + 1, nil
 	}
-	p.Limit++
+	n, err := strconv.Atoi(query.Get("limit"))
+	if err != nil || n < 1 || n > maxLimit {
+		return 0, invalidQuery("limit", "it must be a number from 1 to %d", maxLimit)
+	}
+	return n + 1, nil
+}
+
+func invalidCursor() error {
+	return invalidQuery("cursor", "it must be the next_cursor of an earlier page, unchanged")
+}
+
+// page reads limit and cursor.
+func page(query url.Values) (p Page, err error) {
+	if p.Limit, err = pageLimit(query); err != nil {
+		return p, err
+	}
 	if query.Has("cursor") {
 		id, err := base64.RawURLEncoding.Strict().DecodeString(query.Get("cursor"))
 		if err != nil || !fleet.ValidID(string(id)) {
-			return p, invalidQuery("cursor", "it must be the next_cursor of an earlier page, unchanged")
+			return p, invalidCursor()
 		}
 		p.After = string(id)
 	}
 	return p, nil
+}
+
+// revisionPage reads limit and cursor of a list of revisions, whose cursor holds a number.
+func revisionPage(query url.Values) (p Page, after fleet.RevisionNumber, err error) {
+	if p.Limit, err = pageLimit(query); err != nil || !query.Has("cursor") {
+		return p, 0, err
+	}
+	text, err := base64.RawURLEncoding.Strict().DecodeString(query.Get("cursor"))
+	n, bad := strconv.ParseInt(string(text), 10, 64)
+	if err != nil || bad != nil || n < 1 {
+		return p, 0, invalidCursor()
+	}
+	return p, fleet.RevisionNumber(n), nil
 }
 
 // cut takes a page off what the store returned for p, and makes the cursor for

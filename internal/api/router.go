@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	openapi "dormouse/api"
+	"dormouse/internal/fleet"
 )
 
 // handlerFunc is a handler whose error becomes a problem document. It must
@@ -62,7 +63,7 @@ func (s *server) routes() []route {
 	pages := []string{"limit", "cursor"}
 	return []route{
 		{method: "GET", path: v1 + "/installations", handle: s.listInstallations,
-			query: append([]string{"owner", "cluster", "state", "label"}, pages...)},
+			query: append([]string{"owner", "cluster", "group", "state", "label"}, pages...)},
 		{method: "POST", path: v1 + "/installations", handle: s.createInstallation},
 		{method: "GET", path: v1 + "/installations/{id}", handle: s.getInstallation},
 		{method: "PATCH", path: v1 + "/installations/{id}", handle: s.updateInstallation},
@@ -74,6 +75,22 @@ func (s *server) routes() []route {
 		{method: "GET", path: v1 + "/installations/{id}/explain", handle: s.explainInstallation},
 		{method: "GET", path: v1 + "/installations/{id}/logs", handle: s.installationLogs, unbounded: true,
 			query: []string{"tail", "follow"}},
+		{method: "GET", path: v1 + "/groups", handle: s.listGroups, query: pages},
+		{method: "POST", path: v1 + "/groups", handle: s.createGroup},
+		{method: "GET", path: v1 + "/groups/{id}", handle: s.getGroup},
+		{method: "PATCH", path: v1 + "/groups/{id}", handle: s.updateGroup},
+		{method: "DELETE", path: v1 + "/groups/{id}", handle: s.deleteGroup},
+		{method: "GET", path: v1 + "/groups/{id}/revisions", handle: s.listGroupRevisions, query: pages},
+		{method: "POST", path: v1 + "/groups/{id}/rollouts", handle: s.createRollout},
+		{method: "GET", path: v1 + "/rollouts", handle: s.listRollouts, query: append([]string{"group"}, pages...)},
+		{method: "GET", path: v1 + "/rollouts/{id}", handle: s.getRollout, unbounded: true, query: []string{"wait", "version"}},
+		{method: "GET", path: v1 + "/rollouts/{id}/members", handle: s.listRolloutMembers, query: append([]string{"state"}, pages...)},
+		{method: "POST", path: v1 + "/rollouts/{id}/pause", handle: s.controlRollout(fleet.RolloutPause)},
+		{method: "POST", path: v1 + "/rollouts/{id}/resume", handle: s.controlRollout(fleet.RolloutResume)},
+		{method: "POST", path: v1 + "/rollouts/{id}/force", handle: s.controlRollout(fleet.RolloutForce)},
+		{method: "POST", path: v1 + "/rollouts/{id}/cancel", handle: s.controlRollout(fleet.RolloutCancel)},
+		{method: "POST", path: v1 + "/rollouts/{id}/rollback", handle: s.controlRollout(fleet.RolloutRollback)},
+		{method: "POST", path: v1 + "/rollouts/{id}/retry", handle: s.controlRollout(fleet.RolloutRetry)},
 		{method: "GET", path: v1 + "/clusters", handle: s.listClusters, query: pages},
 		{method: "POST", path: v1 + "/clusters", handle: s.createCluster},
 		{method: "GET", path: v1 + "/clusters/{id}", handle: s.getCluster},

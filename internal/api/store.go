@@ -20,6 +20,29 @@ type Store interface {
 	Installation(ctx context.Context, owner, idOrName string) (InstallationView, error)
 	ListInstallations(ctx context.Context, q InstallationQuery) ([]InstallationView, error)
 
+	CreateGroup(ctx context.Context, in NewGroup) (GroupView, error)
+	// ChangeGroup makes a new revision where it changes the configuration.
+	ChangeGroup(ctx context.Context, in ChangeGroup) (GroupView, error)
+	// Group finds by ID or name among those not deleted.
+	Group(ctx context.Context, idOrName string) (GroupView, error)
+	ListGroups(ctx context.Context, page Page) ([]GroupView, error)
+	// DeleteGroup refuses with KindNotAccepted while the group has members or an open rollout.
+	DeleteGroup(ctx context.Context, idOrName string, key IdempotencyKey) error
+	// GroupRevisions returns those after a number, in order.
+	GroupRevisions(ctx context.Context, idOrName string, after fleet.RevisionNumber, limit int) ([]fleet.GroupRevision, error)
+
+	// CreateRollout supersedes the group's open rollout. Its spec is normalised.
+	CreateRollout(ctx context.Context, in NewRollout) (RolloutView, error)
+	ControlRollout(ctx context.Context, in RolloutControl) (RolloutView, error)
+	Rollout(ctx context.Context, id fleet.RolloutID) (RolloutView, error)
+	// ListRollouts returns them without their counts and operations.
+	ListRollouts(ctx context.Context, q RolloutQuery) ([]RolloutView, error)
+	RolloutMembers(ctx context.Context, q MemberQuery) ([]fleet.RolloutMember, error)
+	// RolloutCandidates returns whom a rollout of the group to that revision (0
+	// is the newest) would move, and the rollout without an ID and a plan. It
+	// changes nothing.
+	RolloutCandidates(ctx context.Context, group string, to fleet.RevisionNumber) ([]fleet.RolloutMember, fleet.Rollout, error)
+
 	CreateCluster(ctx context.Context, in NewCluster) (ClusterView, error)
 	DeleteCluster(ctx context.Context, idOrName string, key IdempotencyKey) (ClusterView, error)
 	Cluster(ctx context.Context, idOrName string) (ClusterView, error)
@@ -46,6 +69,14 @@ type (
 	IdempotencyKey    = fleet.IdempotencyKey
 	NewInstallation   = fleet.NewInstallation
 	Change            = fleet.Change
+	NewGroup          = fleet.NewGroup
+	ChangeGroup       = fleet.ChangeGroup
+	GroupView         = fleet.GroupView
+	NewRollout        = fleet.NewRollout
+	RolloutControl    = fleet.RolloutControl
+	RolloutView       = fleet.RolloutView
+	RolloutQuery      = fleet.RolloutQuery
+	MemberQuery       = fleet.MemberQuery
 	NewCluster        = fleet.NewCluster
 	Accepted          = fleet.Accepted
 	InstallationView  = fleet.InstallationView

@@ -18,6 +18,7 @@ func (s *server) wireInstallation(v *InstallationView) client.Installation {
 		Package: v.PackageRef, RunningPackage: v.RunningRef, VerifiedPackage: v.VerifiedRef,
 		MemoryMiB: v.MemoryMiB, DiskMiB: v.DiskMiB, VCPUs: v.VCPUs,
 		Env: v.Env, SecretNames: sortedKeys(v.Secrets), Labels: v.Labels,
+		Group: v.GroupName, GroupRevision: int64(v.GroupRevision), Own: wireOwn(v),
 		Instance:   wireInstance(v.Instance, v.HostName),
 		Generation: v.Generation, Version: v.Version, CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt,
 	}
@@ -94,6 +95,9 @@ func wireOperation(o *fleet.Operation) client.Operation {
 	}
 	for i, d := range o.Steps {
 		out.Steps[i] = client.StepDone{Name: d.Name, StartedAt: d.StartedAt, FinishedAt: d.FinishedAt, Number: d.Number, Attempts: d.Attempts}
+	}
+	if o.Rollout != nil {
+		out.RolloutID = string(o.Rollout.ID)
 	}
 	if !o.State.Finished() {
 		out.WaitReason, out.WaitDetail = string(o.WaitReason), o.WaitDetail
