@@ -42,7 +42,7 @@ func benchLatency(ctx context.Context, b *bench) error {
 		update = append(update, time.Since(begin).Seconds())
 		b.say("round %d: create %.2f s (1 call each), update %.2f s (3 calls each)", round+1, create[round], update[round])
 	}
-	b.print("provider100ms.100.seconds", median(create), "s")
-	b.print("provider100ms.100.update.seconds", median(update), "s")
+	b.print("provider100x100ms.seconds", median(create), "s")
+	b.print("provider100x100ms.update.seconds", median(update), "s")
 	return nil
 }

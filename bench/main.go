@@ -28,6 +28,7 @@ func benchmarks() []benchmark {
 		{"wait", "1,000 installations that wait for their provider", benchWait},
 		{"latency", "100 installations on a provider whose calls take 100 ms", benchLatency},
 		{"takeover", "kill -9 of one of two provisioners in the middle of a step", benchTakeover},
+		{"rollout", "a rollout through 10,000 installations, awake and asleep, calls of p50 0.5 s and p99 5 s", benchRollout},
 		{"boot", "accepted to first answer of the example workspace, beside a bare boot", benchBoot},
 	}
 }

@@ -40,6 +40,7 @@ type config struct {
 	logLevel       string
 	logFormat      string
 	databaseConns  int
+	slots          int
 	healthDeadline time.Duration
 }
 
@@ -55,6 +56,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
 	flags.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	flags.DurationVar(&c.healthDeadline, "health-deadline", 2*time.Minute, "how long a started instance has to become healthy")
+	flags.IntVar(&c.slots, "slots", 32, "operations worked on at once by this process; at most three quarters of them bulk work (rollouts)")
 	flags.IntVar(&c.databaseConns, "database-conns", 32, "connections to the database at most: half for the API, half for the supervisors")
 }
 
@@ -94,6 +96,8 @@ func (c *config) check() error {
 	switch {
 	case c.healthDeadline < time.Second:
 		return fleet.Errorf(fleet.KindInvalid, "--health-deadline %s is too short: an instance boots first", c.healthDeadline)
+	case c.slots < 1 || c.slots > 10_000:
+		return fleet.Errorf(fleet.KindInvalid, "--slots %d: give a number from 1 to 10000", c.slots)
 	case len(c.roles) == 0:
 		return fleet.Errorf(fleet.KindInvalid, "--roles is empty: name at least one of api, supervisor, gateway and host")
 	case c.dev && c.database != "":

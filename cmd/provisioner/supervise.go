@@ -37,7 +37,7 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 		hosts = append(hosts, s.dir.host)
 	}
 	s.engine, err = engine.New(engine.Options{
-		Store: s.store, Workflows: workflows, Worker: s.dir.worker, Hosts: hosts, Clock: wallClock{}, Log: s.log,
+		Store: s.store, Workflows: workflows, Worker: s.dir.worker, Hosts: hosts, Slots: s.c.slots, Clock: wallClock{}, Log: s.log,
 		OnCommit: s.hub.committed, Unsolicited: s.unsolicited,
 	})
 	if err != nil {

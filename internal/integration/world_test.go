@@ -20,6 +20,7 @@ import (
 	"dormouse/internal/supervisor/cluster"
 	"dormouse/internal/supervisor/engine"
 	"dormouse/internal/supervisor/installation"
+	"dormouse/internal/supervisor/rollout/steps"
 )
 
 const patience = 30 * time.Second
@@ -143,7 +144,22 @@ func allWorkflows(w *world, p *provider) []*engine.Workflow {
 		o.Places = map[fleet.ProviderKind]installation.Place{fleet.ProviderSim: {Provider: p, Images: w.images}}
 		o.HealthDeadline = w.health
 	}
-	return append(installation.Workflows(o), cluster.Workflows(map[fleet.ProviderKind]cluster.Provider{fleet.ProviderSim: p})...)
+	all := append(installation.Workflows(o), cluster.Workflows(map[fleet.ProviderKind]cluster.Provider{fleet.ProviderSim: p})...)
+	if w == nil {
+		return append(all, steps.Workflow(steps.Options{}))
+	}
+	return append(all, steps.Workflow(steps.Options{Store: w.store, Log: logrus.StandardLogger(), Health: w.healths}))
+}
+
+// healths is what a cluster's provider says of its installations.
+func (w *world) healths(_ context.Context, id fleet.ClusterID) (map[fleet.InstallationID]fleet.HealthState, error) {
+	all := map[fleet.InstallationID]fleet.HealthState{}
+	for _, st := range w.simInstances(id) {
+		if st.Power == fleet.PowerOn && !st.Clone {
+			all[st.InstallationID] = st.Health
+		}
+	}
+	return all, nil
 }
 
 // setup says what is done to an engine's steps and calls; the zero value is nothing.

@@ -107,8 +107,11 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 	changed := m.take(look)
 	w.observe(ctx, m, look, changed)
 	d := rollout.Decide(rollout.View{Rollout: look.Rollout, Members: m.all, Metric: m.metric, Unverifiable: look.To.Unverifiable, Now: look.Now})
+	if len(m.moves) > 0 && d.State == fleet.RolloutSucceeded {
+		d.State, d.Reason, d.Detail = look.Rollout.State, fleet.WaitMembers, "sleepers that can't be verified are moved"
+	}
 	change := m.decided(look, d, changed)
-	out := fleet.Wait(rest(m.all, d), fleet.WaitRollout, d.Detail)
+	out := fleet.Wait(rest(m.all, d, change), fleet.WaitRollout, d.Detail)
 	if change != nil {
 		change.Epoch = s.Operation.Epoch
 		out.Changes.Rollout = change
@@ -118,8 +121,8 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 }
 
 // rest is how long nothing needs to be looked at.
-func rest(all []fleet.RolloutMember, d rollout.Decision) time.Duration {
-	if len(d.Update)+len(d.Verify)+len(d.Retry)+len(d.RollBack) > 0 {
+func rest(all []fleet.RolloutMember, d rollout.Decision, change *fleet.RolloutChange) time.Duration {
+	if d.State.Finished() || change != nil && len(change.Begin) > 0 {
 		return lookEvery
 	}
 	for i := range all {

@@ -14,7 +14,7 @@ func TestQuery(t *testing.T) {
 	t.Parallel()
 	for answer, want := range map[string]float64{
 		`{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"0.5"]},{"metric":{},"value":[1,"2.25"]}]}}`: 2.25,
-		`{"status":"success","data":{"resultType":"scalar","result":[1435781451.781,"7"]}}`:                                              7,
+		`{"status":"success","data":{"resultType":"scalar","result":[1435781451.781,"7"]}}`:                                               7,
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != "/prefix/api/v1/query" || r.URL.Query().Get("query") != `rate(x[5m]) > 1` {
