@@ -11,7 +11,8 @@ type Rollout struct {
 	FromRevision int64 `json:"from_revision"`
 	ToRevision   int64 `json:"to_revision"`
 	// State is running, paused, halted, rolling-back, succeeded, rolled-back,
-	// cancelled or superseded. Reason and Detail say why.
+	// cancelled or superseded. Reason and Detail say why, or while it runs Detail
+	// what it waits for.
 	State  string `json:"state"`
 	Reason string `json:"reason,omitempty"`
 	Detail string `json:"detail,omitempty"`
@@ -143,8 +144,8 @@ type RolloutSpec struct {
 	Soak string `json:"soak,omitempty"`
 	// MinSamples is how many members must have been judged before a ring is left.
 	MinSamples int `json:"min_samples,omitempty"`
-	// MaxFailures and MaxFailuresPercent (of those that were begun) halt the
-	// rollout whatever the judge says; 0 is no limit of that kind.
+	// MaxFailures and MaxFailuresPercent (of those that were begun) may fail; more
+	// halt the rollout, whatever the judge says. 0 is no limit of that kind.
 	MaxFailures        int     `json:"max_failures,omitempty"`
 	MaxFailuresPercent float64 `json:"max_failures_percent,omitempty"`
 	// AutoRollback takes back what was touched when the rollout halts.

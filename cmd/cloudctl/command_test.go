@@ -30,10 +30,10 @@ func TestPromisedCommandLine(t *testing.T) {
 		"package list":           "",
 		"package get":            "",
 		"package delete":         "",
-		"installation create":    "owner package cluster memory disk cpus env secret label if-full wait timeout",
-		"installation list":      "owner state cluster label limit all",
+		"installation create":    "owner package cluster memory disk cpus env secret label if-full group group-match wait timeout",
+		"installation list":      "owner state cluster group label limit all",
 		"installation get":       "",
-		"installation update":    "package memory disk cpus env secret label unset-env unset-secret unset-label if-version wait timeout",
+		"installation update":    "package memory disk cpus env secret label unset-env unset-secret unset-label group group-match leave-group keep-configuration from-group if-version wait timeout",
 		"installation restart":   "wait timeout if-version",
 		"installation retry":     "wait timeout if-version",
 		"installation hibernate": "wait timeout if-version",
@@ -41,11 +41,27 @@ func TestPromisedCommandLine(t *testing.T) {
 		"installation delete":    "wait timeout yes if-version",
 		"installation explain":   "",
 		"installation logs":      "follow tail raw",
-		"operation list":         "resource state limit all",
-		"operation get":          "wait timeout",
-		"version":                "",
-		"completion":             "",
-		"exit-codes":             "",
+		"group create":           "package memory cpus env label unverifiable",
+		"group list":             "limit all",
+		"group get":              "",
+		"group update":           "package memory cpus env label unverifiable unset-env unset-label leave-to-members if-version",
+		"group delete":           "if-version",
+		"group revisions":        "limit all",
+		"rollout create": "to ring slots first-wave healthy-for health-deadline soak min-samples max-failures auto-rollback progress-deadline" +
+			" metric-url metric-query metric-max metric-for verify-slots dry-run wait timeout",
+		"rollout status":   "watch timeout",
+		"rollout pause":    "if-version",
+		"rollout resume":   "force wait timeout if-version",
+		"rollout cancel":   "wait timeout if-version",
+		"rollout rollback": "wait timeout if-version",
+		"rollout retry":    "wait timeout if-version",
+		"rollout list":     "group limit all",
+		"rollout members":  "state limit all",
+		"operation list":   "resource state limit all",
+		"operation get":    "wait timeout",
+		"version":          "",
+		"completion":       "",
+		"exit-codes":       "",
 	} {
 		cmd, rest, err := root.Find(strings.Fields(line))
 		require.NoError(t, err, line)
@@ -164,8 +180,9 @@ func TestCompletion(t *testing.T) {
 		"GET /installations": answer(200, client.Page[client.Installation]{Items: []client.Installation{{Name: "acme"}, {Name: "b\x1bad"}}}),
 		"GET /clusters":      answer(200, client.Page[client.Cluster]{Items: []client.Cluster{{Name: "local"}}}),
 		"GET /packages":      answer(200, client.Page[client.Package]{Items: []client.Package{{Name: "web", Version: "1.0"}}}),
+		"GET /groups":        answer(200, client.Page[client.Group]{Items: []client.Group{{Name: "free"}}}),
 	})
-	for line, want := range map[string]string{"installation wake ": "acme", "cluster get ": "local", "package get ": "web@1.0"} {
+	for line, want := range map[string]string{"group get ": "free", "rollout status ": "free", "installation wake ": "acme", "cluster get ": "local", "package get ": "web@1.0"} {
 		r := newRun(f.URL)
 		require.Equal(t, exitDone, r.app.main(t.Context(), append([]string{cobra.ShellCompRequestCmd}, strings.Split(line, " ")...)))
 		require.Contains(t, r.out.String(), want+"\n")

@@ -61,3 +61,12 @@ func packageNames(ctx context.Context, c *client.Client) ([]string, error) {
 	}
 	return found, err
 }
+
+func groupNames(ctx context.Context, c *client.Client) ([]string, error) {
+	list, _, err := collect(c.Groups.All(ctx, client.ListPage{Limit: maxPage}), completionMax)
+	var found []string
+	for _, g := range list {
+		found = append(found, clean(g.Name))
+	}
+	return found, err
+}

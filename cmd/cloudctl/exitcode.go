@@ -30,11 +30,13 @@ const (
 const exitCodesHelp = `The exit codes of cloudctl, which scripts can rely on:
 
   0    done. Without --wait: the server has accepted the change and works on it.
-       With --wait: the operation has succeeded.
-  1    failed: the operation failed or was cancelled, or the server has a fault.
+       With --wait: the operation has succeeded, the rollout is as was asked for.
+  1    failed: the operation failed or was cancelled, the rollout was halted or
+       ended otherwise than asked for, or the server has a fault.
   2    usage: the command line, a file that it names, or a value in it is wrong.
        Sent again as it is, it will fail again.
-  3    not found: there is no such installation, cluster, package or operation.
+  3    not found: there is no such installation, group, rollout, cluster, package
+       or operation.
   4    conflict: it exists already, its state does not accept the request now,
        or it has changed since (--if-version).
   5    timed out waiting (--timeout). The work itself goes on.
@@ -46,7 +48,8 @@ const exitCodesHelp = `The exit codes of cloudctl, which scripts can rely on:
 
 Errors are written to standard error: one line says what happened, one what to
 do. With -o json or yaml they are one problem document (RFC 9457), with the
-members kind, detail, advice, exit_code and, where there is one, operation.
+members kind, detail, advice, exit_code and, where there is one, operation or
+rollout.
 `
 
 // usageError is a command line that can't work.
@@ -113,6 +116,7 @@ type failure struct {
 	Advice    string `json:"advice,omitempty"`
 	ExitCode  int    `json:"exit_code"`
 	Operation string `json:"operation,omitempty"`
+	Rollout   string `json:"rollout,omitempty"`
 }
 
 // fail tells the error and returns the exit code.
@@ -148,6 +152,8 @@ func (a *app) explainError(ctx context.Context, err error) failure {
 	var (
 		usage     *usageError
 		operation *operationError
+		rollout   *rolloutError
+		missing   *missingError
 		refused   *client.Error
 		stopped   interrupted
 	)
@@ -161,6 +167,12 @@ func (a *app) explainError(ctx context.Context, err error) failure {
 		f := a.explainOperation(operation, wasStopped, code)
 		f.Operation = operation.operation.ID
 		return f
+	case errors.As(err, &rollout):
+		f := a.explainRollout(rollout, wasStopped, code)
+		f.Rollout = rollout.rollout.ID
+		return f
+	case errors.As(err, &missing):
+		return own(client.KindNotFound, missing.Error(), "begin one: "+a.command(missing.command), exitNotFound)
 	case wasStopped:
 		return own("interrupted", "interrupted", "what the server has accepted goes on; look with: "+a.command("operation list"), code)
 	case errors.As(err, &usage):
@@ -227,8 +239,14 @@ func (a *app) explainProblem(e *client.Error) failure {
 		f.ExitCode, f.Advice = exitConflict, "choose another name, or see what is there: "+a.command(resource+" list")
 	case client.KindNotAccepted:
 		f.ExitCode, f.Advice = exitConflict, "see its state: "+a.command(resource+" list")
-		if parts := strings.Split(e.Path, "/"); resource == "installation" && len(parts) > 4 {
+		switch parts := strings.Split(e.Path, "/"); {
+		case len(parts) <= 4:
+		case resource == "installation":
 			f.Advice = "see what it does: " + a.command("installation explain "+parts[4])
+		case resource == "rollout":
+			f.Advice = "see where it is: " + a.command("rollout status "+parts[4])
+		case resource == "group":
+			f.Advice = "see its members and rollout: " + a.command("group get "+parts[4])
 		}
 		if len(e.Accepts) > 0 {
 			f.Advice = "accepted now: " + strings.Join(e.Accepts, ", ") + " · " + f.Advice

@@ -58,6 +58,7 @@ func newRun(server string) run {
 		now:        func() time.Time { return noon },
 		width:      func() int { return 80 },
 		readHidden: func() ([]byte, error) { return nil, io.EOF },
+		lookEvery:  time.Millisecond,
 		client:     client.Options{Backoff: time.Millisecond, BackoffMax: 5 * time.Millisecond},
 	}, out, stderr}
 }

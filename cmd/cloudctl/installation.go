@@ -56,6 +56,7 @@ func (a *app) installationList() *cobra.Command {
 	cmd.Flags().StringVar(&q.Owner, "owner", "", "only those of this `OWNER`")
 	cmd.Flags().StringVar(&q.State, "state", "", "only those in this `STATE`, such as stable or hibernating")
 	cmd.Flags().StringVar(&q.Cluster, "cluster", "", "only those in the cluster `NAME`")
+	cmd.Flags().StringVar(&q.Group, "group", "", "only those in the group `NAME`")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "only those with this label, as `KEY=VALUE`; may be repeated")
 	l.flags(cmd, "list at most `N` (all)")
 	return cmd
@@ -99,7 +100,7 @@ func (a *app) installationRequest(name, short string, method requestMethod) *cob
 }
 
 func ifVersion(cmd *cobra.Command, version *int64) {
-	cmd.Flags().Int64Var(version, "if-version", 0, "only if the installation is still at version `N`")
+	cmd.Flags().Int64Var(version, "if-version", 0, "only if it is still at version `N`")
 }
 
 func (a *app) request(ctx context.Context, name string, w waiting, version int64, method requestMethod) error {

@@ -59,6 +59,7 @@ func (s *settings) maps(a *app) (env, secrets, labels map[string]string, err err
 func (a *app) installationCreate() *cobra.Command {
 	var w waiting
 	var s settings
+	var g membership
 	var owner, cluster, ifFull string
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create an installation: a virtual machine for a tenant", Args: one("NAME"),
@@ -69,6 +70,7 @@ http://NAME.localhost:8065 or wherever the server's gateway is.
 		Example: `  cloudctl installation create acme --owner alice --package workspace --wait
   cloudctl installation create shop --owner bob --package shop@2.1 --cluster local \
       --memory 256MiB --disk 2GiB --env LOG=debug --secret DB_PASSWORD=@password.txt
+  cloudctl installation create shop --owner bob --group shops
   cloudctl installation create shop --owner bob --package shop --if-full refuse || [ $? -eq 7 ]`,
 		RunE: a.run(func(ctx context.Context, args []string) error {
 			if ifFull != "" && ifFull != "wait" && ifFull != "refuse" {
@@ -77,6 +79,12 @@ http://NAME.localhost:8065 or wherever the server's gateway is.
 			in := client.CreateInstallation{Name: args[0], Owner: owner, Package: s.pkg, Cluster: cluster,
 				MemoryMiB: s.memory.mib, DiskMiB: s.disk.mib, VCPUs: s.cpus, WhenFull: ifFull}
 			var err error
+			if in.Group, in.GroupMatch, err = g.join(); err != nil {
+				return err
+			}
+			if s.pkg == "" && in.Group == "" && in.GroupMatch == nil {
+				return usagef(`required flag "package" not set: give it, or --group or --group-match to leave it to a group`)
+			}
 			if in.Env, in.Secrets, in.Labels, err = s.maps(a); err != nil {
 				return err
 			}
@@ -93,11 +101,11 @@ http://NAME.localhost:8065 or wherever the server's gateway is.
 	}
 	cmd.Flags().StringVar(&owner, "owner", "", "the `OWNER` whose it is (required)")
 	cmd.Flags().StringVar(&cluster, "cluster", "", "the cluster, by `NAME`, where it runs (not needed where there is one)")
-	s.flags(cmd, " (128MiB)", " (1GiB)", " (1)")
+	s.flags(cmd, " (its group's, or 128MiB)", " (1GiB)", " (its group's, or 1)")
 	cmd.Flags().StringVar(&ifFull, "if-full", "", "what to do without room for it: `wait|refuse` (wait)")
-	// These fail only for a flag that is not there.
+	g.flags(cmd)
+	// Fails only for a flag that is not there.
 	_ = cmd.MarkFlagRequired("owner")
-	_ = cmd.MarkFlagRequired("package")
 	completeWith(cmd, "if-full", "wait", "refuse")
 	w.flags(cmd)
 	return cmd
@@ -106,6 +114,7 @@ http://NAME.localhost:8065 or wherever the server's gateway is.
 func (a *app) installationUpdate() *cobra.Command {
 	var w waiting
 	var s settings
+	var g leaving
 	var version int64
 	var unsetEnv, unsetSecrets, unsetLabels []string
 	cmd := &cobra.Command{
@@ -116,7 +125,9 @@ the update has failed.
 
 ` + valuesHelp,
 		Example: `  cloudctl installation update acme --package workspace@1.1 --wait
-  cloudctl installation update acme --memory 256MiB --env LOG=info --unset-env DEBUG`,
+  cloudctl installation update acme --memory 256MiB --env LOG=info --unset-env DEBUG
+  cloudctl installation update acme --from-group package    # what its group says, again
+  cloudctl installation update acme --leave-group --keep-configuration`,
 		ValidArgsFunction: a.complete(installationNames),
 	}
 	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
@@ -134,12 +145,15 @@ the update has failed.
 		if in.Labels, err = changes("label", labels, unsetLabels); err != nil {
 			return err
 		}
+		if err := g.patch(&in); err != nil {
+			return err
+		}
 		in.Package = given(s.pkg)
 		in.MemoryMiB, in.DiskMiB, in.VCPUs = given(s.memory.mib), given(s.disk.mib), given(s.cpus)
 		if in.Package == nil && in.MemoryMiB == nil && in.DiskMiB == nil && in.VCPUs == nil &&
-			in.Env == nil && in.Secrets == nil && in.Labels == nil {
+			in.Env == nil && in.Secrets == nil && in.Labels == nil && in.Group == nil && in.GroupMatch == nil && in.FromGroup == nil {
 			return &usageError{err: fmt.Errorf("there is nothing to change"),
-				advice: "give at least one of --package, --memory, --disk, --cpus, --env, --secret, --label or --unset-…; to start it anew: cloudctl installation restart"}
+				advice: "give at least one of --package, --memory, --disk, --cpus, --env, --secret, --label, --unset-…, --group or --from-group; to start it anew: cloudctl installation restart"}
 		}
 		c, err := a.connect()
 		if err != nil {
@@ -152,6 +166,7 @@ the update has failed.
 		return a.settleInstallation(ctx, c, accepted, w)
 	})
 	s.flags(cmd, "", " (it can't shrink)", "")
+	g.flags(cmd)
 	cmd.Flags().StringArrayVar(&unsetEnv, "unset-env", nil, "remove the environment variable `KEY`; may be repeated")
 	cmd.Flags().StringArrayVar(&unsetSecrets, "unset-secret", nil, "remove the secret `KEY`; may be repeated")
 	cmd.Flags().StringArrayVar(&unsetLabels, "unset-label", nil, "remove the label `KEY`; may be repeated")

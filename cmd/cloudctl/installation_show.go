@@ -35,6 +35,10 @@ func (a *app) installationSheet(in client.Installation) string {
 		pkg += ", running " + in.RunningPackage
 	}
 	s.add("Package", pkg)
+	if in.Group != "" {
+		s.add("Group", fmt.Sprintf("%s, revision %d", in.Group, in.GroupRevision))
+		s.list("Its own", ownLines(in.Own))
+	}
 	s.add("Cluster", in.Cluster)
 	s.add("Size", fmt.Sprintf("%s memory, %s disk, %d CPU", showMiB(int64(in.MemoryMiB)), showMiB(int64(in.DiskMiB)), in.VCPUs))
 	var endpoints []string
@@ -63,6 +67,24 @@ func (a *app) installationSheet(in client.Installation) string {
 	s.add("Version", fmt.Sprint(in.Version))
 	s.add("Created", a.ago(in.CreatedAt))
 	return s.String()
+}
+
+// ownLines is what an installation sets itself, and its group does not.
+func ownLines(own *client.Own) []string {
+	if own == nil {
+		return nil
+	}
+	var lines []string
+	if own.Package != "" {
+		lines = append(lines, "package "+own.Package)
+	}
+	if own.MemoryMiB != 0 {
+		lines = append(lines, showMiB(int64(own.MemoryMiB))+" memory")
+	}
+	if own.VCPUs != 0 {
+		lines = append(lines, fmt.Sprintf("%d CPU", own.VCPUs))
+	}
+	return append(lines, keyValues(own.Env)...)
 }
 
 func (a *app) exitLine(e client.Exit) string {

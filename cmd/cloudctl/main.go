@@ -59,10 +59,22 @@ type app struct {
 	// client is changed by tests; the zero value is the client's own standard.
 	client client.Options
 
+	// lookEvery is how often a rollout is looked at; the client's own standard if 0.
+	lookEvery time.Duration
+
 	server  string
 	output  format
 	started bool
-	live    *progress
+	// live is what shows work under way; nil for none.
+	live display
+}
+
+// display shows work under way on standard error.
+type display interface {
+	// retrying shows that the server does not answer.
+	retrying(client.Retry)
+	// clear takes away what stands on a terminal.
+	clear()
 }
 
 // main runs the command and returns the exit code.

@@ -111,15 +111,20 @@ func (p *progress) seen(op client.Operation) {
 func (p *progress) retrying(r client.Retry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lost = "the server does not answer; trying again"
-	if client.KindOf(r.Err) != "" {
-		p.lost = "the server can't answer now; trying again"
-	}
+	p.lost = lostServer(r)
 	if p.a.stderrTTY {
 		p.draw()
 	} else {
 		p.once(p.lost)
 	}
+}
+
+// lostServer says why a request is repeated.
+func lostServer(r client.Retry) string {
+	if client.KindOf(r.Err) != "" {
+		return "the server can't answer now; trying again"
+	}
+	return "the server does not answer; trying again"
 }
 
 // once tells a line unless it was the last one told.
@@ -148,12 +153,8 @@ func (p *progress) draw() {
 			text += ", since " + p.a.age(p.op.StepSince)
 		}
 	}
-	runes := []rune(clean(text))
-	if width := p.a.width() - 1; len(runes) > width && width > 1 {
-		runes = append(runes[:width-1], '…')
-	}
 	p.live = true
-	_, _ = fmt.Fprint(p.a.stderr, "\r\x1b[K"+string(runes))
+	_, _ = fmt.Fprint(p.a.stderr, "\r\x1b[K"+cut(text, p.a.width()-1))
 }
 
 // position says which step an operation is at and what it waits for.

@@ -183,6 +183,9 @@ func TestARolloutShowsWhereItIs(t *testing.T) {
 	require.Equal(t, "not-healthy-in-time", r.Failures[1].Reason)
 	require.Equal(t, "unhealthy", r.Failures[1].Health)
 
+	h.store.advance(fleet.OperationID(r.Operation.ID), func(op *fleet.Operation) { op.WaitReason, op.WaitDetail = fleet.WaitRollout, "watched for 2h" })
+	require.Equal(t, "watched for 2h", get().Detail)
+
 	change := func(f func(*RolloutView)) {
 		h.store.proceed(id, func(v *RolloutView, _ []fleet.RolloutMember) { f(v) })
 	}

@@ -24,6 +24,9 @@ func wireRollout(v *RolloutView, now time.Time) client.Rollout {
 	if v.Operation != nil {
 		op := wireOperation(v.Operation)
 		out.Operation = &op
+		if out.Detail == "" && !v.State.Finished() {
+			out.Detail = op.WaitDetail // while it runs, what it waits for stands there
+		}
 	}
 	return out
 }
