@@ -113,8 +113,8 @@ func (o *call) end(ctx context.Context, err error) error {
 			}
 		}
 	}
-	if o.p.ledger.size > 0 {
-		o.p.ledger.add(Entry{
+	if o.p.ledger.size > 0 || o.p.options.OnCall != nil {
+		o.p.record(Entry{
 			At: o.p.clock.Now(), Cluster: o.id, Call: o.kind, Object: o.object, Epoch: o.epoch,
 			Attempt: o.attempt, Effect: o.effect, Fault: o.fault, Kind: fleet.KindOf(err),
 		})
