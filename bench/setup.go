@@ -59,10 +59,17 @@ func (b *bench) furnish(ctx context.Context, p *provisioner, settings map[string
 	if err != nil {
 		return err
 	}
+	if err := b.upload(ctx, p, content); err != nil {
+		return err
+	}
+	return b.newCluster(ctx, p, client.CreateCluster{Name: clusterName, Provider: "sim", Settings: settings})
+}
+
+func (b *bench) upload(ctx context.Context, p *provisioner, content []byte) error {
 	if _, err := p.client.Packages.Create(ctx, client.NewPackage{Content: bytes.NewReader(content)}); err != nil {
 		return fmt.Errorf("uploading the package: %w", err)
 	}
-	return b.newCluster(ctx, p, client.CreateCluster{Name: clusterName, Provider: "sim", Settings: settings})
+	return nil
 }
 
 func (b *bench) newCluster(ctx context.Context, p *provisioner, in client.CreateCluster) error {
