@@ -168,7 +168,11 @@ type RolloutMember struct {
 	Reason    Reason            `json:"reason,omitempty"`
 	Detail    string            `json:"detail,omitempty"`
 	// Attempts counts how often the new release was put on it or on a clone of it.
-	Attempts    int         `json:"attempts"`
+	Attempts int `json:"attempts"`
+	// Strikes counts how often in a row the new release failed on it: one more for
+	// each failed operation and each time that it is put back for being bad,
+	// none any more when the judge clears it. The judge's memory.
+	Strikes     int         `json:"strikes,omitempty"`
 	OperationID OperationID `json:"operation_id,omitempty"`
 	StartedAt   time.Time   `json:"started_at,omitzero"`
 	FinishedAt  time.Time   `json:"finished_at,omitzero"`

@@ -50,6 +50,11 @@ func (c *coverage) hit(kind fleet.OperationKind, step string, what cut) {
 func (c *coverage) missing(all []*engine.Workflow) []string {
 	var missing []string
 	for _, w := range all {
+		if w.Kind == fleet.OperationRollout {
+			// It has no end of its own to be brought to: see rollout_test.go.
+			fmt.Println("coverage rollout: its step is cut, killed and overtaken in the tests of rollouts")
+			continue
+		}
 		var parts []string
 		for _, s := range slices.Concat(w.Steps, w.Rollback) {
 			hits := c.hits[w.Kind][s.Name]

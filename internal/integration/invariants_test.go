@@ -40,9 +40,11 @@ func (w *world) invariants() {
 			AND NOT EXISTS (SELECT FROM volume v WHERE v.installation_id = i.id AND v.deleted_at IS NULL AND v.attached_instance_id IS DISTINCT FROM x.id))`)
 	w.none("what is stable has one instance", `SELECT i.name FROM installation i JOIN instance x ON x.installation_id = i.id AND x.deleted_at IS NULL
 		WHERE i.state = 'stable' GROUP BY i.name HAVING count(*) > 1`)
+	// A clone that could not be deleted keeps its memory until the next operation, which deletes it first.
 	w.none("what is stable does not sleep, and what sleeps has nothing on and no memory held", `SELECT i.name || ' ' || i.held_memory_mib FROM installation i
-		WHERE i.state = 'stable' AND i.hibernated OR i.state = 'hibernating' AND (NOT i.hibernated OR i.held_memory_mib <> 0 OR i.running_package_id <> ''
-			OR EXISTS (SELECT FROM instance x WHERE x.installation_id = i.id AND x.deleted_at IS NULL AND (x.power NOT IN ('off', 'planned') OR x.serving)))`)
+		WHERE i.state = 'stable' AND i.hibernated OR i.state = 'hibernating' AND (NOT i.hibernated OR i.running_package_id <> ''
+			OR i.held_memory_mib <> 0 AND NOT EXISTS (SELECT FROM instance x WHERE x.installation_id = i.id AND x.clone AND x.deleted_at IS NULL)
+			OR EXISTS (SELECT FROM instance x WHERE x.installation_id = i.id AND NOT x.clone AND x.deleted_at IS NULL AND (x.power NOT IN ('off', 'planned') OR x.serving)))`)
 	w.machines()
 	w.events()
 }
@@ -72,7 +74,7 @@ func (w *world) strings(query string, args ...any) []string {
 func (w *world) machines() {
 	w.t.Helper()
 	// After a failure a row may be behind the machine, until the sweep or the next operation.
-	unsure := w.strings(`SELECT x.id FROM instance x JOIN installation i ON i.id = x.installation_id WHERE i.state LIKE '%-failed'`)
+	unsure := w.strings(`SELECT x.id FROM instance x JOIN installation i ON i.id = x.installation_id WHERE i.state LIKE '%-failed' OR x.clone`)
 	for _, cluster := range w.strings(`SELECT id FROM cluster WHERE deleted_at IS NULL AND state = 'stable'`) {
 		power := map[string]fleet.Power{}
 		for _, id := range w.strings(`SELECT id || ' ' || power FROM instance WHERE deleted_at IS NULL AND cluster_id = $1`, cluster) {

@@ -98,6 +98,18 @@ func (p *provider) Ensure(ctx context.Context, spec fleet.InstanceSpec) (fleet.I
 	return p.boot(st), err
 }
 
+func (p *provider) Clone(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error) {
+	told := p.gate.pass()
+	if spec.Env["SICK"] != "" {
+		p.w.sick.Store(spec.ID, fleet.Exit{Reason: fleet.ReasonCrashLoop, Code: 1, LastLines: []string{"I am sick"}})
+	}
+	st, err := p.Provider.Clone(context.WithoutCancel(ctx), spec)
+	told(err)
+	p.held(spec.ID, err)
+	p.ail(spec.ID, err)
+	return p.boot(st), err
+}
+
 func (p *provider) Power(ctx context.Context, ref fleet.InstanceRef, want fleet.Power) (fleet.InstanceStatus, error) {
 	told := p.gate.pass()
 	st, err := p.Provider.Power(context.WithoutCancel(ctx), ref, want)

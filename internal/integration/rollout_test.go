@@ -105,7 +105,9 @@ func (g *group) ended(id fleet.RolloutID, state fleet.RolloutState) fleet.Rollou
 		var err error
 		v, err = g.store.Rollout(g.ctx, id)
 		return err == nil && v.State == state
-	}, func() string { return fmt.Sprintf("rollout is %s (%s: %s): %+v", v.State, v.Reason, v.Detail, v.Counts) })
+	}, func() string {
+		return fmt.Sprintf("rollout is %s (%s: %s): %+v", v.State, v.Reason, v.Detail, v.Counts)
+	})
 	if state.Finished() {
 		g.finished(v.Operation.ID)
 	}
@@ -264,8 +266,13 @@ func TestWakeDuringAVerification(t *testing.T) {
 	spec := quick()
 	spec.HealthyFor, spec.HealthDeadline = time.Hour, time.Minute
 	id := g.release(fleet.GroupChange{PackageRef: &second}, spec)
-	g.eventually(func() bool { return len(g.strings(`SELECT id FROM instance WHERE clone AND power = 'on' OR clone AND power = 'pending'`)) == 1 },
+	g.eventually(func() bool {
+		return len(g.strings(`SELECT id FROM instance WHERE clone AND power = 'on' OR clone AND power = 'pending'`)) == 1
+	},
 		func() string { return "the clone runs" })
+	// Else it would be updated as soon as it is awake, and watched for an hour.
+	_, err := g.store.ControlRollout(g.ctx, fleet.RolloutControl{ID: id, Verb: fleet.RolloutPause})
+	require.NoError(t, err)
 	require.Equal(t, fleet.OperationSucceeded, g.ask(g.sleeper[0], fleet.OperationWake).State)
 	v, err := g.store.Installation(g.ctx, "", g.sleeper[0])
 	require.NoError(t, err)

@@ -48,6 +48,14 @@ type Behaviour struct {
 	OnlyWake time.Duration
 }
 
+// BehaviourWords returns every word that ParseBehaviour knows, with its form, for help texts.
+func BehaviourWords() []string {
+	return []string{
+		"crash", "slow=DURATION", "fail_after=DURATION", "exit_after=DURATION",
+		"only_memory=MIB", "only_cluster=NAME-OR-ID", "fraction=0..1", "only_clone", "not_clone", "only_wake or only_wake=DURATION",
+	}
+}
+
 // ParseBehaviour reads a value of BehaviourVariable: behaviours (crash,
 // slow=90s, fail_after=60s, exit_after=60s) and restrictions (only_memory=256,
 // only_cluster=NAME, fraction=0.05, only_clone, not_clone, only_wake or

@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -138,6 +139,24 @@ func TestBehaviourOnlyThere(t *testing.T) {
 		st, err := p.Clone(t.Context(), behaving(newSpec(cluster.ID, "a"), how))
 		require.NoError(t, err)
 		require.Equal(t, crashes, st.Power == fleet.PowerOff, how)
+	}
+}
+
+// TestBehaviourWords are all known, and no other is.
+func TestBehaviourWords(t *testing.T) {
+	t.Parallel()
+	values := map[string]string{"MIB": "128", "NAME-OR-ID": "a", "0..1": "0.5", "DURATION": "1s"}
+	for _, word := range sim.BehaviourWords() {
+		word, _, _ = strings.Cut(word, " ")
+		for placeholder, value := range values {
+			word = strings.Replace(word, "="+placeholder, "="+value, 1)
+		}
+		_, err := sim.ParseBehaviour(word)
+		if err != nil { // a restriction, which does nothing alone
+			require.ErrorContains(t, err, "says nothing to do", word)
+			_, err = sim.ParseBehaviour("crash;" + word)
+		}
+		require.NoError(t, err, word)
 	}
 }
 

@@ -54,6 +54,10 @@ func (w *workflows) prepareClone(ctx context.Context, s *fleet.Snapshot) (fleet.
 	if err != nil {
 		return fleet.Outcome{}, err
 	}
+	if left := firstClone(s); left != nil { // of a verification that could not tidy up
+		c, err := w.delete(ctx, s, left)
+		return fleet.Repeat(c), err
+	}
 	if _, ok := place.Provider.(Cloner); !ok {
 		return fleet.Fail(fleet.ReasonUnverifiable, fmt.Sprintf("provider %s can't make clones", s.Cluster.Provider)), nil
 	}

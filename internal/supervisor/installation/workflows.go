@@ -1,6 +1,7 @@
 package installation
 
 import (
+	"slices"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -24,14 +25,15 @@ func Workflows(o Options) []*engine.Workflow {
 	}
 	w := &workflows{o}
 	// One chain brings an installation up from anywhere: a create, a retry of
-	// it, an update, and a wake after a change differ only in what they find.
-	up := []engine.Step{w.deleteClonesStep(), w.prepareStep(), w.stopOthersStep(), w.ensureVolumeStep(), w.startStep(), w.awaitHealthyStep(),
-		w.staySteadyStep(), w.deletePredecessorStep()}
+	// it, an update, and a wake after a change differ only in what they find. Only
+	// a sleeper may have a clone left, and only a rollout's update is watched for a while.
+	up := []engine.Step{w.prepareStep(), w.stopOthersStep(), w.ensureVolumeStep(), w.startStep(), w.awaitHealthyStep()}
+	first, last := []engine.Step{w.deleteClonesStep()}, []engine.Step{w.deletePredecessorStep()}
 	return []*engine.Workflow{
-		{Kind: fleet.OperationCreate, Steps: up},
-		{Kind: fleet.OperationUpdate, Steps: up, Rollback: []engine.Step{
+		{Kind: fleet.OperationCreate, Steps: slices.Concat(up, last)},
+		{Kind: fleet.OperationUpdate, Steps: slices.Concat(first, up, []engine.Step{w.staySteadyStep()}, last), Rollback: []engine.Step{
 			w.deleteSuccessorStep(), w.startPredecessorStep(), w.awaitPredecessorStep()}},
-		{Kind: fleet.OperationWake, Steps: up},
+		{Kind: fleet.OperationWake, Steps: slices.Concat(first, up, last)},
 		{Kind: fleet.OperationRestart, Steps: []engine.Step{w.holdMemoryStep(), w.stopStep(), w.startStep(), w.awaitHealthyStep()}},
 		{Kind: fleet.OperationHibernate, Steps: []engine.Step{w.stopStep(), w.releaseMemoryStep()}},
 		{Kind: fleet.OperationDelete, Steps: []engine.Step{w.deleteInstancesStep(), w.deleteVolumeStep(), w.releaseStep()}},

@@ -60,7 +60,7 @@ type census struct {
 	// retrying are in work not for the first time; resolvedCount failed once and are
 	// sound on the new release now: what ailed them was not the release.
 	retrying, resolvedCount int
-	done                    []fleet.InstallationID
+	done, cleared           []fleet.InstallationID
 	next                    time.Duration
 }
 
@@ -125,7 +125,7 @@ func (c *census) classify(m *fleet.RolloutMember) standing {
 		}
 		return standSound
 	}
-	if !m.BadSince.IsZero() && !m.ObservedAt.Before(m.FinishedAt) {
+	if m.Health == fleet.HealthUnhealthy && !m.BadSince.IsZero() && !m.ObservedAt.Before(m.FinishedAt) {
 		if run := badRun(m); run >= c.control.patience {
 			if c.doubt || c.control.doubtfulIn(m.ClusterID) {
 				return standDoubted
@@ -241,7 +241,7 @@ func (c *census) count(m *fleet.RolloutMember, s standing) {
 		if s == standProving {
 			w.live++
 		}
-		if m.Attempts > 1 {
+		if m.Strikes > 0 {
 			c.retrying++
 			w.judged++ // its first attempt has come to an end
 			return

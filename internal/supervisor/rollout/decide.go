@@ -28,6 +28,7 @@ func Decide(v View) Decision {
 	default: // paused or halted: what is under way comes to its end
 		d.Done = c.done
 	}
+	d.Cleared = c.cleared
 	d.Next = c.next
 	return d
 }
@@ -133,6 +134,10 @@ func (c *census) holds(verdict verdict) (fleet.Reason, string) {
 		a := &c.control.all
 		return fleet.WaitObserver, fmt.Sprintf("%d of %d installations that the release was not put on answer badly: the observer or the platform is in doubt",
 			a.bad[c.control.grade]+a.chronic, a.known(c.control.grade)+a.chronic)
+	case c.control.all.blind():
+		c.wake(30 * time.Second)
+		return fleet.WaitObserver, fmt.Sprintf("%d of %d installations that are awake give no answer at present: the observer is out of sight of them",
+			c.control.all.unseen, c.control.all.members)
 	case gate != nil && !c.answered():
 		c.wake(30 * time.Second)
 		return fleet.WaitMetric, "the metric's query does not answer"

@@ -17,7 +17,9 @@
 // (the update workflow has put the old release back), the member is failed, with
 // the operation's reason. What is listed in RollBack becomes rolling-back, with the
 // reason given, and rolled-back at the end. Reason and Detail of the last failure stay when
-// a member is tried again: they tell how long it must be watched.
+// a member is tried again: they tell how long it must be watched. Strikes rises by
+// one with each failed operation and each entry of RollBack that has a reason, and is 0
+// again for those in Cleared.
 //
 // # Invariants
 //

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"slices"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -37,13 +38,10 @@ const (
 	kinds
 )
 
-// tally counts the evidence in one stratum, or of all members.
+// tally counts what is known of one stratum, of one cluster, or of all members.
 type tally struct {
-	// failed counts members by how often they failed; level 0 is unused.
-	failed [families][kinds][maxLevel + 1]int
-	// pending counts those of kindRelease and kindNow of which another attempt is
-	// due or under way.
-	pending [families][maxLevel + 1]int
+	// resolved failed, and are sound on another attempt; they are in passed too.
+	resolved [families]int
 	// passed are the members that the new release started on, soaked how many
 	// of them were watched for a soak, in parts.
 	passed, soaked float64
@@ -55,16 +53,25 @@ type tally struct {
 type failure struct {
 	family family
 	kind   kind
-	level  int
+	// level is how often the new release failed on it, up to maxLevel.
+	level int
 	// pending: another attempt will tell more.
 	pending bool
+	// cluster and strata are numbers in the evidence.
+	cluster int
+	strata  []int32
 }
 
-func (t *tally) fail(f failure) {
-	t.failed[f.family][f.kind][f.level]++
-	if f.pending {
-		t.pending[f.family][f.level]++
-	}
+// in tells whether the failed member is in a stratum.
+func (x *failure) in(id int32) bool { return slices.Contains(x.strata, id) }
+
+// evidence is what all members tell.
+type evidence struct {
+	failed []failure
+	all    tally
+	// strata is nil where nothing failed. clusters has the tally of each cluster.
+	strata   *strata
+	clusters []tally
 }
 
 // For how long a member must be sound on another attempt for its failure to have
@@ -91,17 +98,17 @@ func platformReason(r fleet.Reason) bool {
 // failureOf returns what member i tells against the release, if anything.
 func (c *census) failureOf(i int) (failure, bool) {
 	m, s := &c.v.Members[i], c.stand[i]
-	f := failure{level: m.Attempts}
+	f := failure{level: m.Strikes}
 	switch s {
 	case standFaulty:
 		f.kind, f.pending = kindNow, true
+		f.level++ // this one is not counted yet
 		if c.late(m) {
 			f.family = familyLater
 		}
 	case standOld:
 		f.pending = c.retryable(m)
 	case standWorking, standProving, standSound:
-		f.level--
 		if f.level < 1 || s == standSound && c.resolved(m) {
 			return f, false
 		}
@@ -110,8 +117,8 @@ func (c *census) failureOf(i int) (failure, bool) {
 		return f, false
 	}
 	f.level = min(max(f.level, 1), maxLevel)
-	if m.Reason == fleet.ReasonTurnedUnhealthy && s != standFaulty {
-		f.family = familyLater
+	if s != standFaulty {
+		f.family = familyOf(m)
 	}
 	switch {
 	case m.Asleep:
@@ -146,7 +153,7 @@ func (c *census) resolved(m *fleet.RolloutMember) bool {
 
 // sick tells whether the old release is back and answers badly as well.
 func (c *census) sick(m *fleet.RolloutMember) bool {
-	return !m.Asleep && !m.BadSince.IsZero() && badRun(m) >= c.control.patience
+	return !m.Asleep && m.Health == fleet.HealthUnhealthy && badRun(m) >= c.control.patience
 }
 
 // retryable tells whether another attempt on a member that failed is worth
@@ -156,46 +163,70 @@ func (c *census) retryable(m *fleet.RolloutMember) bool {
 	if m.Asleep {
 		most = 2
 	}
-	if m.Attempts >= most {
+	if m.Strikes >= most {
 		return false
 	}
 	since := c.v.Now.Sub(m.FinishedAt)
 	return since < sickAfter || !c.sick(m) && since < giveUpAfter
 }
 
-// gather counts the evidence of all members and, where any failed, of each stratum.
-func (c *census) gather() (all tally, strata *strata) {
-	var failed []int
-	failures := map[int]failure{}
+// gather collects the evidence.
+func (c *census) gather() *evidence {
+	var e evidence
+	var members []int
 	for i := range c.v.Members {
 		if f, ok := c.failureOf(i); ok {
-			failed = append(failed, i)
-			failures[i] = f
-		} else if c.stand[i] == standSound && c.v.Members[i].Attempts > 1 {
+			members = append(members, i)
+			e.failed = append(e.failed, f)
+		} else if c.isResolved(i) {
 			c.resolvedCount++
+			if c.v.Members[i].Strikes > 0 {
+				c.cleared = append(c.cleared, c.v.Members[i].InstallationID)
+			}
 		}
 	}
-	if len(failed) > 0 {
-		strata = newStrata(c.v.Members, failed)
+	slices.Sort(c.cleared)
+	if len(members) == 0 {
+		return &e
 	}
+	e.strata = newStrata(c.v.Members, members)
+	e.clusters = make([]tally, len(e.strata.clusters))
+	next := 0
 	for i := range c.v.Members {
 		if c.stand[i] == standGone || c.stand[i] == standAside {
 			continue
 		}
-		f, bad := failures[i]
+		ids, cluster := e.strata.of(&c.v.Members[i])
+		bad := next < len(members) && members[next] == i
+		if bad {
+			e.failed[next].cluster, e.failed[next].strata = cluster, slices.Clone(ids)
+			next++
+		}
 		soaked := c.soakedPart(i)
-		c.tell(&all, i, f, bad, soaked)
-		if strata != nil {
-			for _, id := range strata.of(&c.v.Members[i]) {
-				c.tell(&strata.tallies[id], i, f, bad, soaked)
-			}
+		c.tell(&e.all, i, bad, soaked)
+		c.tell(&e.clusters[cluster], i, bad, soaked)
+		for _, id := range ids {
+			c.tell(&e.strata.tallies[id], i, bad, soaked)
 		}
 	}
-	return all, strata
+	return &e
+}
+
+// isResolved tells, of a member that is no failure now, whether it was one.
+func (c *census) isResolved(i int) bool {
+	return c.stand[i] == standSound && c.v.Members[i].Attempts > 1
+}
+
+// familyOf is the family of a member's last recorded failure.
+func familyOf(m *fleet.RolloutMember) family {
+	if m.Reason == fleet.ReasonTurnedUnhealthy {
+		return familyLater
+	}
+	return familyBoot
 }
 
 // tell adds what is known of member i to a tally.
-func (c *census) tell(t *tally, i int, f failure, bad bool, soaked float64) {
+func (c *census) tell(t *tally, i int, failed bool, soaked float64) {
 	m := &c.v.Members[i]
 	switch c.stand[i] {
 	case standWaiting, standOld:
@@ -207,13 +238,14 @@ func (c *census) tell(t *tally, i int, f failure, bad bool, soaked float64) {
 			t.controlBad++
 		}
 	case standSound:
-		if !bad {
-			t.passed++
-			t.soaked += soaked
+		if failed {
+			break
 		}
-	}
-	if bad {
-		t.fail(f)
+		t.passed++
+		t.soaked += soaked
+		if c.isResolved(i) {
+			t.resolved[familyOf(m)]++
+		}
 	}
 }
 

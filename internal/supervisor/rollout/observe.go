@@ -20,16 +20,24 @@ const (
 	doubtShare        = 0.06
 	doubtClusterShare = 0.15
 	doubtLeast        = 3
+	// leftoverShare of all members may be bad and untouched at any time: at the
+	// end, those are most of what is left untouched.
+	leftoverShare = 0.03
 	// chronicShare: so many have been bad since before the rollout that there is
 	// nothing to compare with.
 	chronicShare = 0.3
 	// chronicFor is for how long before the rollout began.
 	chronicFor = time.Hour
+	// unseenShare may be out of sight before the observer is taken to be broken.
+	unseenShare = 0.25
 )
 
 // answers counts what untouched installations last answered.
 type answers struct {
 	good, chronic int
+	// members are all that are awake, those touched included; unseen of them used
+	// to give an answer and give none now.
+	members, unseen int
 	// bad counts those that have been bad for as long as each patience.
 	bad [len(patiences)]int
 }
@@ -46,7 +54,7 @@ func (a *answers) add(run time.Duration, bad bool) {
 	}
 }
 
-// control is the comparison group: members that the old release is on.
+// control is the comparison group: members that were not begun.
 type control struct {
 	patience time.Duration
 	// grade is the index of patience in patiences.
@@ -71,7 +79,7 @@ func badRun(m *fleet.RolloutMember) time.Duration {
 // observe counts the answers of the control group, and chooses the patience.
 func observe(v *View) *control {
 	c := &control{clusters: map[fleet.ClusterID]*answers{}}
-	seen, short := 0, 0
+	short := 0
 	var last *answers
 	var lastID fleet.ClusterID
 	chronicSince := v.Rollout.CreatedAt.Add(-chronicFor)
@@ -81,21 +89,12 @@ func observe(v *View) *control {
 			continue
 		}
 		bad := !m.BadSince.IsZero()
-		if !bad && m.Health != fleet.HealthHealthy || m.Health == fleet.HealthUnknown {
-			continue
-		}
 		var run time.Duration
 		if bad {
 			run = badRun(m)
 		}
-		seen++
-		if bad && run < patiences[0] {
+		if m.Health == fleet.HealthUnhealthy && run < patiences[0] {
 			short++
-		}
-		switch m.State {
-		case fleet.MemberWaiting, fleet.MemberFailed, fleet.MemberRolledBack:
-		default:
-			continue
 		}
 		if last == nil || m.ClusterID != lastID {
 			lastID = m.ClusterID
@@ -103,6 +102,18 @@ func observe(v *View) *control {
 				last = &answers{}
 				c.clusters[lastID] = last
 			}
+		}
+		c.all.members++
+		last.members++
+		if m.Health != fleet.HealthHealthy && m.Health != fleet.HealthUnhealthy {
+			if bad || !m.GoodSince.IsZero() {
+				c.all.unseen++
+				last.unseen++
+			}
+			continue
+		}
+		if m.State != fleet.MemberWaiting {
+			continue
 		}
 		if bad && m.BadSince.Before(chronicSince) {
 			c.all.chronic++
@@ -112,7 +123,7 @@ func observe(v *View) *control {
 		c.all.add(run, bad)
 		last.add(run, bad)
 	}
-	for c.grade < len(impatience) && float64(short) > impatience[c.grade]*float64(seen)+1 {
+	for c.grade < len(impatience) && float64(short) > impatience[c.grade]*float64(c.all.members)+1 {
 		c.grade++
 	}
 	c.patience = patiences[c.grade]
@@ -122,20 +133,24 @@ func observe(v *View) *control {
 // doubtful tells whether so many of the untouched look bad that what is seen
 // of the others says nothing about the release: the brake.
 func (c *control) doubtful() bool {
-	bad, known := c.all.bad[c.grade], c.all.known(c.grade)
-	return c.all.doubtful(c.grade, doubtShare) ||
-		c.all.chronic >= doubtLeast && float64(c.all.chronic) > chronicShare*float64(known+c.all.chronic) && bad+c.all.good < c.all.chronic*2
+	return c.all.doubtful(c.grade, doubtShare) || c.all.chronic >= doubtLeast && float64(c.all.chronic) > chronicShare*float64(c.all.members)
 }
 
-// doubtfulIn tells the same of one cluster.
+// blind tells whether the observer has lost sight of so many that to begin
+// anything would be to begin it blindly.
+func (a *answers) blind() bool {
+	return a.unseen >= doubtLeast && float64(a.unseen) > unseenShare*float64(a.members)
+}
+
+// doubtfulIn tells whether one cluster is in doubt or out of sight.
 func (c *control) doubtfulIn(id fleet.ClusterID) bool {
 	a := c.clusters[id]
-	return a != nil && a.doubtful(c.grade, doubtClusterShare)
+	return a != nil && (a.blind() || a.doubtful(c.grade, doubtClusterShare))
 }
 
 func (a *answers) known(grade int) int { return a.good + a.bad[grade] }
 
 func (a *answers) doubtful(grade int, share float64) bool {
 	bad := a.bad[grade]
-	return bad >= doubtLeast && float64(bad) > share*float64(a.known(grade))
+	return bad >= doubtLeast && float64(bad) > share*float64(a.known(grade)) && float64(bad) > leftoverShare*float64(a.members)
 }

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -182,6 +183,8 @@ type strata struct {
 	names    []stratum
 	tallies  []tally
 	ids      []int32
+	// clusterOf numbers the clusters from 0, by the numbers of their strata.
+	clusterOf []int
 }
 
 // newStrata numbers the strata of all members.
@@ -225,6 +228,14 @@ func newStrata(members []fleet.RolloutMember, failed []int) *strata {
 	}
 	x.keys = kept
 	x.tallies = make([]tally, len(x.names))
+	x.clusterOf = make([]int, len(x.names))
+	n := 0
+	for id, name := range x.names {
+		if name.dimension == dimensionCluster {
+			x.clusterOf[id] = n
+			n++
+		}
+	}
 	return x
 }
 
@@ -235,13 +246,25 @@ func number[K comparable](x *strata, ids map[K]int32, value K, name stratum) {
 	}
 }
 
-// of returns the numbers of a member's strata, until the next call.
-func (x *strata) of(m *fleet.RolloutMember) []int32 {
-	x.ids = append(x.ids[:0], x.memory[m.MemoryMiB], x.clusters[m.ClusterID])
+// of returns the numbers of a member's strata, until the next call, and of its cluster.
+func (x *strata) of(m *fleet.RolloutMember) (ids []int32, cluster int) {
+	id := x.clusters[m.ClusterID]
+	x.ids = append(x.ids[:0], x.memory[m.MemoryMiB], id)
 	for k, key := range x.keys {
 		if value, ok := m.Labels[key]; ok {
 			x.ids = append(x.ids, x.labels[k][value])
 		}
 	}
-	return x.ids
+	return x.ids, x.clusterOf[id]
+}
+
+// String names a stratum for people.
+func (s stratum) String() string {
+	switch s.dimension {
+	case dimensionMemory:
+		return fmt.Sprintf("memory %d MiB", s.number)
+	case dimensionCluster:
+		return "cluster " + s.value
+	}
+	return s.dimension + "=" + s.value
 }

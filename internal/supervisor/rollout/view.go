@@ -32,7 +32,7 @@ type MetricReading struct {
 }
 
 // Decision says what is to be done now. The lists are disjoint, but for
-// members in Done, which are in no other.
+// those in Done and Cleared, which say what is known of members and not what to do.
 type Decision struct {
 	// State is the rollout's next state; Reason and Detail say why it is in it
 	// or, while it runs, what it waits for.
@@ -53,6 +53,9 @@ type Decision struct {
 	RollBack []PutBack
 	// Done lists rolling members that have passed the health gate.
 	Done []fleet.InstallationID
+	// Cleared lists members that failed before and have been sound for long enough
+	// since: their Strikes become 0.
+	Cleared []fleet.InstallationID
 	// Unverifiable lists sleepers of which no clone can be tried.
 	Unverifiable []fleet.InstallationID
 	// Evidence is what the judge saw, for people.

@@ -89,7 +89,7 @@ const (
 func (w *work) retry() {
 	c := w.c
 	budget := max(retriesLeast, 2*c.resolvedCount, int(retriesShare*float64(c.begun))) - c.retrying
-	if c.doubt || budget <= 0 {
+	if c.doubt || c.control.all.blind() || budget <= 0 {
 		return
 	}
 	var awake, asleep []int
@@ -131,7 +131,7 @@ func (c *census) cured(m *fleet.RolloutMember) bool {
 	case m.Reason == fleet.ReasonTurnedUnhealthy:
 		need = cureForLater
 	case platformReason(m.Reason):
-		for range m.Attempts - 1 {
+		for range m.Strikes - 1 {
 			need *= 3
 		}
 	}

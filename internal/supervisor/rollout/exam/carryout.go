@@ -1,0 +1,213 @@
+package exam
+
+import (
+	"container/heap"
+	"time"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/supervisor/rollout"
+)
+
+func (p *player) time(at time.Duration) time.Time { return p.begin.Add(at) }
+
+func (p *player) schedule(at time.Duration, n int, what func()) {
+	heap.Push(&p.agenda, event{at: at, who: n, what: what})
+}
+
+// carryOut does what a decision says, as the workflows would.
+func (p *player) carryOut(d *rollout.Decision) {
+	deadline := p.view.Rollout.Spec.HealthDeadline
+	for _, id := range d.Done {
+		p.view.Members[p.at[id]].State = fleet.MemberDone
+		p.view.Rollout.ProgressAt = p.time(p.now)
+	}
+	for _, id := range d.Cleared {
+		p.view.Members[p.at[id]].Strikes = 0
+	}
+	for _, id := range d.Unverifiable {
+		p.view.Members[p.at[id]].State = fleet.MemberUnverifiable
+	}
+	for _, ids := range [][]fleet.InstallationID{d.Update, d.Retry} {
+		for _, id := range ids {
+			n := p.at[id]
+			m := p.start(n, fleet.MemberRolling)
+			m.Attempts++
+			e := p.update(p.tenantOf[n], p.now, deadline)
+			p.schedule(e.at, n, func() { p.updated(n, e) })
+		}
+	}
+	for _, id := range d.Verify {
+		n := p.at[id]
+		m := p.start(n, fleet.MemberVerifying)
+		m.Attempts++
+		e := p.verify(p.tenantOf[n], p.now, deadline)
+		p.schedule(e.at, n, func() { p.verified(n, e) })
+	}
+	for _, back := range d.RollBack {
+		n := p.at[back.ID]
+		m := &p.view.Members[n]
+		asleep := m.Asleep
+		if m = p.start(n, fleet.MemberRollingBack); back.Reason != "" {
+			m.Strikes++
+			m.Reason, m.Detail = back.Reason, back.Detail
+		}
+		e := ending{at: p.now + p.calls(&p.tenants[p.tenantOf[n]], 1)}
+		if !asleep {
+			e = p.restore(p.tenantOf[n], p.now, deadline)
+		}
+		p.schedule(e.at, n, func() { p.end(n, fleet.MemberRolledBack, e) })
+	}
+}
+
+// start begins an operation on a member.
+func (p *player) start(n int, state fleet.MemberState) *fleet.RolloutMember {
+	m := &p.view.Members[n]
+	m.State, m.OperationID, m.StartedAt, m.FinishedAt = state, "under way", p.time(p.now), time.Time{}
+	return m
+}
+
+// end ends an operation with what it saw last.
+func (p *player) end(n int, state fleet.MemberState, e ending) {
+	m := &p.view.Members[n]
+	if m.State == fleet.MemberGone {
+		return
+	}
+	now := p.time(p.now)
+	m.State, m.OperationID, m.FinishedAt, m.ObservedAt = state, "", now, now
+	p.view.Rollout.ProgressAt = now
+	if e.failed != "" {
+		m.Reason = e.failed
+		m.Strikes++
+	}
+	m.BadSince, m.GoodSince = time.Time{}, time.Time{}
+	switch {
+	case m.Asleep:
+		m.Health = fleet.HealthUnknown
+	case e.healthy:
+		m.Health, m.GoodSince = fleet.HealthHealthy, now
+	default:
+		m.Health, m.BadSince = fleet.HealthUnhealthy, now
+	}
+}
+
+func (p *player) updated(n int, e ending) {
+	if e.failed != "" {
+		p.end(n, fleet.MemberFailed, e)
+		return
+	}
+	p.end(n, fleet.MemberRolling, e)
+	// It is looked at closely until it has passed the gate.
+	p.schedule(p.now+p.view.Rollout.Spec.HealthyFor, n, func() {
+		if p.view.Members[n].State == fleet.MemberRolling {
+			p.lookAt(n)
+		}
+	})
+}
+
+func (p *player) verified(n int, e ending) {
+	switch {
+	case e.unverifiable:
+		p.end(n, fleet.MemberUnverifiable, e)
+	case e.failed != "":
+		p.end(n, fleet.MemberFailed, e)
+	default:
+		p.end(n, fleet.MemberVerified, e)
+	}
+}
+
+// look asks after every installation that is awake and in nobody's hands. It
+// tells whether an answer changed.
+func (p *player) look() bool {
+	changed := false
+	for n := range p.view.Members {
+		m := &p.view.Members[n]
+		if m.Asleep || m.OperationID != "" || m.State == fleet.MemberGone || m.Busy {
+			continue
+		}
+		changed = p.lookAt(n) || changed
+	}
+	return changed
+}
+
+func (p *player) lookAt(n int) bool {
+	m := &p.view.Members[n]
+	if m.OperationID != "" || m.State == fleet.MemberGone {
+		return false
+	}
+	now := p.time(p.now)
+	health := p.answer(p.tenantOf[n], p.now)
+	changed := health != m.Health
+	m.Health, m.ObservedAt = health, now
+	switch health {
+	case fleet.HealthHealthy:
+		if m.GoodSince.IsZero() {
+			m.GoodSince = now
+		}
+		m.BadSince = time.Time{}
+	case fleet.HealthUnhealthy:
+		if m.BadSince.IsZero() {
+			m.BadSince = now
+		}
+		m.GoodSince = time.Time{}
+	}
+	return changed
+}
+
+// churn schedules what others do with installations meanwhile.
+func (p *player) churn() {
+	c := p.release.Churn
+	hours := orElse(c.Hours, 8) * 60
+	for n := range p.view.Members {
+		t := &p.tenants[p.tenantOf[n]]
+		if u := t.dice.roll(diceBusy); u < c.Busy {
+			p.schedule(minutes(hours*t.dice.roll(diceBusyAt)), n, func() { p.busy(n, minutes(5*t.dice.roll(diceBusyAt, 1))) })
+		}
+		if t.dice.roll(diceGone) < c.Gone {
+			p.schedule(minutes(hours*t.dice.roll(diceGone, 1)), n, func() { p.remove(n) })
+		}
+		if t.asleep && t.dice.roll(diceWake) < c.Wakes {
+			p.schedule(minutes(hours*t.dice.roll(diceWake, 1)), n, func() { p.wakeUp(n) })
+		}
+	}
+}
+
+// busy has somebody else work on a member for a time, after what is under way.
+func (p *player) busy(n int, d time.Duration) {
+	m := &p.view.Members[n]
+	if m.OperationID != "" {
+		p.schedule(p.now+time.Minute, n, func() { p.busy(n, d) })
+		return
+	}
+	m.Busy = true
+	p.schedule(p.now+d, n, func() { m.Busy = false })
+}
+
+func (p *player) remove(n int) {
+	m := &p.view.Members[n]
+	if m.OperationID != "" {
+		p.schedule(p.now+time.Minute, n, func() { p.remove(n) })
+		return
+	}
+	m.State = fleet.MemberGone
+}
+
+// wakeUp wakes a sleeper on the release that it is to have.
+func (p *player) wakeUp(n int) {
+	m := &p.view.Members[n]
+	if m.OperationID != "" || m.Busy {
+		p.schedule(p.now+time.Minute, n, func() { p.wakeUp(n) })
+		return
+	}
+	if m.State == fleet.MemberGone || !m.Asleep {
+		return
+	}
+	m.Busy, m.OperationID = true, ""
+	e := p.wake(p.tenantOf[n], p.now, m.State == fleet.MemberVerified)
+	p.schedule(p.now+max(0, min(e.at-p.now, 2*time.Minute)), n, func() {
+		m.Busy, m.Asleep = false, false
+		if m.State == fleet.MemberVerified {
+			m.FinishedAt = p.time(p.now)
+		}
+		p.lookAt(n)
+	})
+}
