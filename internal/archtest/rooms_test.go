@@ -68,6 +68,8 @@ func rooms() []room {
 		{path: "e2e/...", may: []string{"client", "e2e/..."}, reason: "the real binaries from outside, as a user has them"},
 		{path: "internal/integration", may: []string{"..."},
 			reason: "tests only: the store, the engine, the workflows and the simulator as cmd/provisioner joins them"},
+		{path: "internal/simulate", may: []string{"..."},
+			reason: "tests only: several provisioners under one scheduler, joined as cmd/provisioner joins them"},
 		{path: "bench/...", may: []string{"..."}, reason: "measures the parts as cmd/provisioner joins them"},
 		{path: "scripts", reason: "runs the scripts' own test: they are shell"},
 		{path: "internal/archtest", reason: "reads the tree as text"},
@@ -87,7 +89,7 @@ func fences() []fence {
 	return []fence{
 		{imports: []string{"database/sql", "github.com/jmoiron/sqlx", "github.com/lib/pq"},
 			only:   []string{"internal/store", "internal/devpg", "internal/pgtest", "bench/..."},
-			tests:  []string{"internal/supervisor/...", "internal/integration", "cmd/provisioner/...", "e2e/..."},
+			tests:  []string{"internal/supervisor/...", "internal/integration", "internal/simulate", "cmd/provisioner/...", "e2e/..."},
 			reason: "SQL stands in the store; devpg asks its own server whether it answers, pgtest makes databases, and bench reads statistics"},
 		{imports: []string{"github.com/golang-migrate"}, only: []string{"internal/store", "migrations"},
 			reason: "the schema changes in one place"},

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/lib/pq"
@@ -165,8 +167,8 @@ RETURNING operation.id`
 // the worker must stop work on the others.
 func (s *Store) Extend(ctx context.Context, held map[fleet.OperationID]fleet.Epoch, lease time.Duration) (map[fleet.OperationID]bool, error) {
 	ids, epochs := make([]string, 0, len(held)), make([]int64, 0, len(held))
-	for id, epoch := range held {
-		ids, epochs = append(ids, string(id)), append(epochs, int64(epoch))
+	for _, id := range slices.Sorted(maps.Keys(held)) {
+		ids, epochs = append(ids, string(id)), append(epochs, int64(held[id]))
 	}
 	still := map[fleet.OperationID]bool{}
 	err := s.InTx(ctx, func(tx *Tx) error {

@@ -18,6 +18,8 @@ type dialer struct {
 	net.Dialer
 	// answer is answerTimeout, but in tests.
 	answer time.Duration
+	// dial takes the place of the net.Dialer; may be nil.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Dial implements pq.Dialer.
@@ -34,7 +36,11 @@ func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net
 
 // DialContext implements pq.DialerContext.
 func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := d.Dialer.DialContext(ctx, network, address)
+	dial := d.dial
+	if dial == nil {
+		dial = d.Dialer.DialContext
+	}
+	conn, err := dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

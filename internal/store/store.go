@@ -21,6 +21,8 @@ type Options struct {
 	URL string
 	// MaxConns bounds the connections of this pool; 0 is 16, and fewer than 2 are 2.
 	MaxConns int
+	// Dial opens the connections; nil is net.Dialer's.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Store is a pool of connections to the database. It is safe for concurrent use.
@@ -43,7 +45,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fleet.Errorf(fleet.KindInvalid, "reading the database URL: %w", err)
 	}
-	connector.Dialer(dialer{answer: answerTimeout})
+	connector.Dialer(dialer{answer: answerTimeout, dial: opts.Dial})
 	db := sqlx.NewDb(sql.OpenDB(connector), "postgres")
 	if opts.MaxConns == 0 {
 		opts.MaxConns = 16

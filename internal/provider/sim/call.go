@@ -113,7 +113,7 @@ func (o *call) end(ctx context.Context, err error) error {
 			}
 		}
 	}
-	o.p.ledger.add(Entry{
+	o.p.record(Entry{
 		At: o.p.clock.Now(), Cluster: o.id, Call: o.kind, Object: o.object, Epoch: o.epoch,
 		Attempt: o.attempt, Effect: o.effect, Fault: o.fault, Kind: fleet.KindOf(err),
 	})

@@ -95,6 +95,14 @@ func (l *ledger) add(e Entry) {
 	l.ring[(l.seq-1)%uint64(l.size)] = e
 }
 
+// record tells of a call that has ended.
+func (p *Provider) record(e Entry) {
+	if p.options.OnCall != nil {
+		p.options.OnCall(e)
+	}
+	p.ledger.add(e)
+}
+
 // Ledger returns the last calls (Options.LedgerSize of them at most), oldest
 // first. Where the first Seq is not 1, older ones have been dropped.
 func (p *Provider) Ledger() []Entry {

@@ -32,6 +32,9 @@ type Options struct {
 	Sync bool
 	// LedgerSize is how many calls the ledger keeps; 0 is 4096, negative none. All are counted.
 	LedgerSize int
+	// OnCall is told of every call as it ends, on its own goroutine and before it
+	// answers, also where no ledger is kept; nil is nobody. Seq is 0.
+	OnCall func(Entry)
 	// PageSize is how many instances a page of List has; 0 is 500.
 	PageSize int
 	// CompactBytes is how large a log must be before it is compacted; 0 is
@@ -217,7 +220,7 @@ func (p *Provider) Check(ctx context.Context, fc fleet.Cluster) (fleet.CheckRepo
 		return fleet.CheckReport{}, fmt.Errorf("checking cluster %s: %w", fc.ID, err)
 	}
 	report, err := p.check(fc)
-	p.ledger.add(Entry{At: p.clock.Now(), Cluster: fc.ID, Call: CallCheck, Object: string(fc.ID), Kind: fleet.KindOf(err)})
+	p.record(Entry{At: p.clock.Now(), Cluster: fc.ID, Call: CallCheck, Object: string(fc.ID), Kind: fleet.KindOf(err)})
 	return report, err
 }
 

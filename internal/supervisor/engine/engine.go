@@ -55,7 +55,21 @@ type Options struct {
 	OnCommit func([]fleet.OperationID)
 	// Unsolicited is told of a signal that no operation waits for; may be nil.
 	Unsolicited func(key string)
+	// Rand is where jitter comes from: numbers in [0, 1) (math/rand/v2).
+	Rand func() float64
+	// Yield is called wherever goroutines race for what the engine knows: before a
+	// claim counts the free slots, before a step, and when its outcome is committed. It
+	// may block: a simulation puts its scheduler there, so that one seed is one order.
+	// Nil is nothing.
+	Yield func(point string, id fleet.OperationID)
 }
+
+// The points at which Options.Yield is called.
+const (
+	YieldClaim     = "claim"
+	YieldStep      = "step"
+	YieldCommitted = "committed"
+)
 
 // Engine works operations off. Make it with New and start it with Run.
 type Engine struct {
@@ -116,6 +130,12 @@ func New(o Options) (*Engine, error) {
 	}
 	if o.Unsolicited == nil {
 		o.Unsolicited = func(string) {}
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Float64
+	}
+	if o.Yield == nil {
+		o.Yield = func(string, fleet.OperationID) {}
 	}
 	e := &Engine{
 		o: o, workflows: map[fleet.OperationKind]*Workflow{}, wake: make(chan struct{}, 1), commits: make(chan commitRequest),
@@ -217,7 +237,7 @@ func (e *Engine) drain() {
 // rest waits for a wake-up or for the poll, which has jitter so that many
 // processes do not ask all at once.
 func (e *Engine) rest(ctx context.Context) {
-	poll := time.Duration(float64(e.o.Poll) * (0.8 + 0.4*rand.Float64()))
+	poll := time.Duration(float64(e.o.Poll) * (0.8 + 0.4*e.o.Rand()))
 	defer e.o.Clock.AfterFunc(poll, e.Wake)()
 	select {
 	case <-ctx.Done():
@@ -238,6 +258,7 @@ func (e *Engine) room() (free, bulk int) {
 
 // claim takes what is due and starts it; false where there is nothing more, or no room.
 func (e *Engine) claim(ctx, work context.Context) bool {
+	e.o.Yield(YieldClaim, "")
 	e.mu.Lock()
 	free, bulk := e.room()
 	if free <= 0 {
@@ -248,7 +269,7 @@ func (e *Engine) claim(ctx, work context.Context) bool {
 	taken, freed := e.signalled, e.freed
 	e.signalled = map[fleet.OperationID][]string{}
 	e.mu.Unlock()
-	signalled := slices.Collect(maps.Keys(taken))
+	signalled := slices.Sorted(maps.Keys(taken))
 	snaps, err := e.o.Store.Claim(ctx, fleet.ClaimRequest{
 		Worker: e.o.Worker, Executors: e.o.Hosts, Interactive: free, Bulk: bulk,
 		Signalled: signalled, Lease: e.o.Lease,
@@ -288,7 +309,8 @@ func (e *Engine) claim(ctx, work context.Context) bool {
 // another process works on them, or they have ended since. Nothing here waits
 // for their keys any more, so that the signals are for whoever takes the unsolicited ones.
 func (e *Engine) strayed(taken map[fleet.OperationID][]string) {
-	for id, keys := range taken {
+	for _, id := range slices.Sorted(maps.Keys(taken)) {
+		keys := taken[id]
 		e.mu.Lock()
 		if e.running[id] == nil {
 			keys = append(keys, e.signalled[id]...)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime/debug"
 	"time"
 
@@ -16,12 +15,14 @@ import (
 // work runs steps of one claimed operation until it ends, waits, or is lost.
 func (e *Engine) work(ctx context.Context, r *run) {
 	for !e.stopping.Load() {
+		e.o.Yield(YieldStep, r.snap.Operation.ID)
 		started := e.o.Clock.Now()
 		res := e.step(ctx, &r.snap)
 		if res == nil {
 			return // overtaken or stopped: whoever claims it next finds what was done
 		}
 		c, err := e.commit(&r.snap.Operation, *res)
+		e.o.Yield(YieldCommitted, r.snap.Operation.ID)
 		if err != nil {
 			e.log(&r.snap).WithError(err).Warn("the outcome of a step could not be committed; the lease will run out")
 			return
@@ -363,7 +364,7 @@ func (e *Engine) backoff(attempt int) time.Duration {
 	if d > e.o.MaxBackoff || d <= 0 {
 		d = e.o.MaxBackoff
 	}
-	return time.Duration(float64(d) * (0.75 + 0.5*rand.Float64()))
+	return time.Duration(float64(d) * (0.75 + 0.5*e.o.Rand()))
 }
 
 // failed begins the rollback, or ends the operation.

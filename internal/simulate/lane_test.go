@@ -1,0 +1,208 @@
+package simulate
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"dormouse/internal/store"
+)
+
+// lane is a pool of connections that serves one call of the store at a time.
+// Everything of it lives outside of the bubble.
+type lane struct {
+	n     int
+	store *store.Store
+	db    *database
+	now   *atomic.Int64
+	down  *atomic.Bool
+	// step: the call parks at every statement.
+	step atomic.Bool
+	// events tell of the call that is under way; jobs begin one.
+	events chan event
+	jobs   chan func()
+	asks   chan time.Duration
+	says   chan said
+
+	mu    sync.Mutex
+	wires []*wire
+}
+
+// event: the call is parked at a statement, or has ended where wire is nil.
+type event struct {
+	wire      *wire
+	statement string
+}
+
+// database is the Postgres of a shard, with its lanes.
+type database struct {
+	// admin goes straight to the server.
+	admin *sql.DB
+	lanes []*lane
+	now   atomic.Int64 // microseconds since 1970
+	down  atomic.Bool
+
+	errands chan func()
+	done    chan struct{}
+}
+
+const lanes = 6
+
+// simulatedTime replaces the schema's clock.
+const simulatedTime = `CREATE OR REPLACE FUNCTION dormouse_now() RETURNS timestamptz LANGUAGE sql STABLE AS
+	'SELECT current_setting(''` + timeSetting + `'')::timestamptz'`
+
+// openDatabase makes the lanes to a migrated database. Plans are made once a
+// connection, so that they depend on nothing but the seed.
+func openDatabase(t *testing.T, at string) *database {
+	t.Helper()
+	u, err := url.Parse(at)
+	require.NoError(t, err)
+	d := &database{errands: make(chan func()), done: make(chan struct{})}
+	go d.runErrands()
+	d.admin, err = sql.Open("postgres", at)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = d.admin.Close() })
+	for _, setup := range []string{simulatedTime, "ALTER DATABASE " + u.Path[1:] + " SET plan_cache_mode = force_generic_plan"} {
+		_, err = d.admin.Exec(setup)
+		require.NoError(t, err)
+	}
+	d.now.Store(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro())
+	for n := range lanes {
+		l := &lane{n: n, db: d, now: &d.now, down: &d.down, events: make(chan event, 16), jobs: make(chan func()),
+			asks: make(chan time.Duration), says: make(chan said)}
+		l.store, err = store.Open(context.Background(), store.Options{URL: at, MaxConns: 3, Dial: l.dial})
+		require.NoError(t, err)
+		go l.work()
+		go l.watch()
+		d.lanes = append(d.lanes, l)
+	}
+	t.Cleanup(d.close)
+	return d
+}
+
+func (d *database) close() {
+	close(d.errands)
+	for _, l := range d.lanes {
+		close(l.jobs)
+		close(l.asks)
+		_ = l.store.Close()
+	}
+}
+
+func (l *lane) work() {
+	for job := range l.jobs {
+		job()
+		l.events <- event{}
+	}
+}
+
+func (l *lane) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var d net.Dialer
+	server, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	w := newWire(l, server)
+	l.mu.Lock()
+	l.wires = append(l.wires, w)
+	l.mu.Unlock()
+	return w, nil
+}
+
+func (l *lane) forget(w *wire) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wires = slices.DeleteFunc(l.wires, func(x *wire) bool { return x == w })
+}
+
+// cutIdle breaks all connections on which nothing is under way; the lane must have no call.
+func (l *lane) cutIdle() {
+	l.mu.Lock()
+	wires := slices.Clone(l.wires)
+	l.mu.Unlock()
+	for _, w := range wires {
+		w.broken.Store(true)
+	}
+}
+
+const (
+	waitsSQL  = `SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND NOT granted)`
+	cancelSQL = `SELECT pg_cancel_backend($1)`
+)
+
+// waiting returns the connection of the lane that waits for a lock which somebody
+// else has; nil where none does. A lock is granted before its holder's COMMIT is answered.
+func (l *lane) waiting() (*wire, error) {
+	l.mu.Lock()
+	wires := slices.Clone(l.wires)
+	l.mu.Unlock()
+	for _, w := range wires {
+		var waits bool
+		if err := l.db.admin.QueryRow(waitsSQL, w.pid.Load()).Scan(&waits); err != nil {
+			return nil, fmt.Errorf("asking what lane %d waits for: %w", l.n, err)
+		}
+		if waits {
+			return w, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // it waits for nothing
+}
+
+// watch answers await. Real time must be waited for outside of the bubble.
+func (l *lane) watch() {
+	for patience := range l.asks {
+		l.says <- l.look(patience)
+	}
+}
+
+func (l *lane) look(patience time.Duration) said {
+	for ; ; patience = 500 * time.Microsecond {
+		timer := time.NewTimer(patience)
+		select {
+		case e := <-l.events:
+			timer.Stop()
+			return said{event: e}
+		case <-timer.C:
+		}
+		if w, err := l.waiting(); err != nil || w != nil {
+			return said{event: event{wire: w}, blocked: true, err: err}
+		}
+	}
+}
+
+// said is what became of a lane's call: it ended, parks at a statement, or waits
+// for a lock (blocked, on event.wire).
+type said struct {
+	event
+	blocked bool
+	err     error
+}
+
+// await returns what became of the call under way. It looks for a lock after patience.
+func (l *lane) await(patience time.Duration) said {
+	l.asks <- patience
+	return <-l.says
+}
+
+// outside runs f outside of the bubble, and returns when it has ended.
+func (d *database) outside(f func()) {
+	d.errands <- f
+	<-d.done
+}
+
+func (d *database) runErrands() {
+	for f := range d.errands {
+		f()
+		d.done <- struct{}{}
+	}
+}

@@ -1,0 +1,57 @@
+package simulate
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/stretchr/testify/require"
+)
+
+func array(values []string) any { return pq.Array(values) }
+
+// strings returns the first column of a query, asked past all lanes.
+func (s *simulation) strings(query string, args ...any) []string {
+	var out []string
+	var err error
+	s.db.outside(func() { out, err = s.db.strings(query, args...) })
+	if err != nil {
+		s.fail("asking: %v: %s", err, query)
+	}
+	return out
+}
+
+func (d *database) strings(query string, args ...any) ([]string, error) {
+	rows, err := d.admin.Query(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		out = append(out, text)
+	}
+	return out, rows.Err()
+}
+
+const resetSQL = `DO $$ DECLARE tables text; BEGIN
+	SELECT string_agg(quote_ident(tablename), ', ') INTO tables FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migrations';
+	EXECUTE 'TRUNCATE ' || tables || ' RESTART IDENTITY';
+	ALTER SEQUENCE operation_epoch RESTART;
+END $$`
+
+// reset empties the database.
+func (d *database) reset(t *testing.T) {
+	t.Helper()
+	d.down.Store(false)
+	d.now.Store(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	_, err := d.admin.ExecContext(ctx, resetSQL)
+	require.NoError(t, err, "emptying the database")
+}
