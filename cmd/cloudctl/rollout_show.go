@@ -130,6 +130,9 @@ func ringLines(r client.Rollout) []string {
 	}
 	var lines []string
 	for _, ring := range r.Rings {
+		if r.Total == 0 {
+			break // they are being planned
+		}
 		lines = append(lines, fmt.Sprintf("%-*s  %d of %d: %s", width, ring.Name, settledOf(ring.Counts), ring.Total, countsText(ring.Counts)))
 	}
 	return lines
