@@ -21,7 +21,10 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 }
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {
-	w.Header()["Content-Type"] = []string{"application/json"}
+	h := w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	// Without it what does not fit net/http's buffer goes out in chunks.
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that went away is nobody to tell
 }

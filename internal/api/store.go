@@ -18,6 +18,8 @@ type Store interface {
 	ChangeInstallation(ctx context.Context, in Change) (Accepted, error)
 	// Installation finds by ID, or by name among those not deleted.
 	Installation(ctx context.Context, owner, idOrName string) (InstallationView, error)
+	// ListInstallations returns a page of what a client.Installation shows, each
+	// with its operation only while that is under way.
 	ListInstallations(ctx context.Context, q InstallationQuery) ([]InstallationView, error)
 
 	CreateGroup(ctx context.Context, in NewGroup) (GroupView, error)

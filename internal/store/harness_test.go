@@ -155,6 +155,15 @@ func (w *world) installation(name string) fleet.InstallationView {
 	return v
 }
 
+// list returns the first hundred.
+func (w *world) list(q fleet.InstallationQuery) []fleet.InstallationView {
+	w.t.Helper()
+	q.Limit = 100
+	views, err := w.ListInstallations(context.Background(), q)
+	require.NoError(w.t, err)
+	return views
+}
+
 func claimRequest(worker fleet.WorkerID) fleet.ClaimRequest {
 	return fleet.ClaimRequest{Worker: worker, Interactive: 100, Bulk: 100, Lease: 15 * time.Second}
 }

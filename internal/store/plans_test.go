@@ -140,7 +140,7 @@ func hot(t testing.TB) map[string]string {
 		"WriteChange": writeChangeSQL, "ViewByID": viewByIDSQL, "ViewByName": viewByNameSQL, "Operation": operationSQL, "Extend": extendSQL,
 		"Release": releaseSQL, "ReadKey": readKeySQL,
 		"ClusterByID": clusterByIDSQL, "ClusterByName": clusterByNameSQL, "DeleteCluster": deleteClusterSQL,
-		"LockServing": lockServingSQL, "InstancePlace": instancePlaceSQL, "DeletedVolumes": deletedVolumesSQL, "PageOfIDs": pageOfSQL, "ObserveExit": observeExitSQL, "Route": routeSQL, "PruneKeys": pruneKeysSQL,
+		"LockServing": lockServingSQL, "InstancePlace": instancePlaceSQL, "DeletedVolumes": deletedVolumesSQL, "ObserveExit": observeExitSQL, "Route": routeSQL, "PruneKeys": pruneKeysSQL,
 	}
 	for name, q := range map[string]fleet.OperationQuery{
 		"OperationsOfResource": {Resource: fleet.NewID()}, "OperationsOfName": {Resource: "tenant-1"}, "OperationsOfResourceBefore": {Resource: fleet.NewID(), Before: "x"},
@@ -171,7 +171,7 @@ func pages(cluster, other string) map[string]fleet.InstallationQuery {
 
 func (p planner) page(t testing.TB, q fleet.InstallationQuery) planNode {
 	t.Helper()
-	query, args, err := idsQuery(q, q.Cluster, q.Group)
+	query, args, _, err := pageQuery(q, q.Cluster, q.Group)
 	require.NoError(t, err)
 	return p.planned(query, args...)
 }
@@ -190,7 +190,7 @@ func TestQueryPlans(t *testing.T) {
 		require.Empty(t, p.generic(query).findings(""), "%s", name)
 	}
 	for _, after := range []string{"", "a0000000000000000000050000", "a0000000000000000000099880"} {
-		require.Empty(t, p.generic(pageOfAllSQL, "'"+after+"'", "100").findings(""), "page after %q", after)
+		require.Empty(t, p.generic(fmt.Sprintf(pageSQL, "i.id > $1 ORDER BY i.id LIMIT $2"), "'"+after+"'", "100").findings(""), "page after %q", after)
 	}
 	lists := pages(string(w.cluster.ID), string(other.ID))
 	for name, q := range lists {

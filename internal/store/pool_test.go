@@ -43,3 +43,12 @@ func TestFirstBurstOnAFullPool(t *testing.T) {
 		require.NoError(t, err)
 	}
 }
+
+// On a server with jit on, a list of many was compiled each time, for a second.
+func TestStatementsAreNotCompiled(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.sqlExec(t, "ALTER DATABASE "+s.text(t, "SELECT current_database()")+" SET jit = on")
+	require.Equal(t, "off", open(t, s.url).text(t, "SHOW jit"))
+	require.Equal(t, "on", open(t, with(t, s.url, "jit", "on")).text(t, "SHOW jit"))
+}

@@ -47,6 +47,22 @@ func encode(v any) (string, error) {
 	return string(b), nil
 }
 
+// maybeText is a column of text; "" where null.
+type maybeText string
+
+// Scan implements sql.Scanner.
+func (m *maybeText) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*m = ""
+	case string:
+		*m = maybeText(v)
+	default:
+		return fmt.Errorf("scanning text: unexpected type %T", v)
+	}
+	return nil
+}
+
 func timeOf(t sql.NullTime) time.Time {
 	if !t.Valid {
 		return time.Time{}
@@ -115,7 +131,8 @@ func (r operationRow) operation() (*fleet.Operation, error) {
 		ErrorKind: fleet.ErrorKind(r.ErrorKind.String), FailReason: fleet.Reason(r.FailReason.String), Error: r.Error.String,
 		Revision: r.Revision.Int64, CreatedAt: timeOf(r.CreatedAt), StartedAt: timeOf(r.StartedAt), FinishedAt: timeOf(r.FinishedAt),
 	}
-	if err := r.Steps.into(&o.Steps); err != nil {
+	var err error
+	if o.Steps, err = decodeArray(r.Steps.b, setStep); err != nil {
 		return nil, err
 	}
 	return o, r.Observed.into(&o.Observed)

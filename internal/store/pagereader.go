@@ -1,0 +1,137 @@
+package store
+
+import (
+	"database/sql"
+	"time"
+
+	"dormouse/internal/fleet"
+)
+
+// pageRow is a row of pageSQL. What comes from an instance or a host may be null.
+type pageRow struct {
+	id, owner, name, clusterID, state, stateReason, stateDetail string
+	packageID, verifiedID, runningID, groupID                   string
+	generation, version, groupRevision                          int64
+	memoryMiB, diskMiB, vcpus                                   int
+	env, secrets, labels, own                                   sql.RawBytes
+	createdAt, updatedAt                                        time.Time
+	instance                                                    struct {
+		id, power, image, host maybeText
+		serving                sql.NullBool
+		endpoints, exit        sql.RawBytes
+		restarts, memoryMiB    sql.NullInt64
+		createdAt              sql.NullTime
+	}
+	operation operationRow
+}
+
+// dests are where the columns of pageSQL go, in their order. sqlx would find
+// them by name, for every row: half of what a page costs.
+func (r *pageRow) dests() []any {
+	x, o := &r.instance, &r.operation
+	return []any{
+		&r.id, &r.owner, &r.name, &r.clusterID, &r.state, &r.stateReason, &r.stateDetail, &r.generation, &r.packageID,
+		&r.memoryMiB, &r.diskMiB, &r.vcpus, &r.env, &r.secrets, &r.labels, &r.verifiedID, &r.runningID,
+		&r.createdAt, &r.updatedAt, &r.version, &r.groupID, &r.groupRevision, &r.own,
+		&x.id, &x.serving, &x.power, &x.endpoints, &x.exit, &x.restarts, &x.createdAt, &x.image, &x.memoryMiB, &x.host,
+		&o.ID, &o.Kind, &o.State, &o.Step, &o.StepNumber, &o.StepsTotal, &o.StepSince, &o.Steps, &o.Attempt, &o.Executor, &o.Worker,
+		&o.DueAt, &o.StepDeadlineAt, &o.WaitReason, &o.WaitDetail, &o.FailReason, &o.Error, &o.Revision, &o.CreatedAt, &o.StartedAt,
+	}
+}
+
+// pageReader makes a page of the rows of pageSQL.
+type pageReader struct {
+	row   pageRow
+	dests []any
+	views []fleet.InstallationView
+}
+
+func newPageReader(limit int) *pageReader {
+	p := &pageReader{views: make([]fleet.InstallationView, 0, min(limit, 1000))}
+	p.dests = p.row.dests()
+	return p
+}
+
+func (p *pageReader) read(rows *sql.Rows) error {
+	r := &p.row
+	if err := rows.Scan(p.dests...); err != nil {
+		return err
+	}
+	instance, err := r.readInstance()
+	if err != nil {
+		return err
+	}
+	if n := len(p.views); n > 0 && string(p.views[n-1].ID) == r.id {
+		// Another instance of the same one.
+		if v := &p.views[n-1]; shownBefore(instance, v.Instance) {
+			v.Instance, v.HostName = instance, string(r.instance.host)
+		}
+		return nil
+	}
+	v, err := r.view()
+	if err != nil {
+		return err
+	}
+	v.Instance = instance
+	p.views = append(p.views, v)
+	return nil
+}
+
+// shownBefore tells which of an installation's instances is shown: the one that
+// serves, or else the newest.
+func shownBefore(a, b *fleet.Instance) bool {
+	if a.Serving != b.Serving {
+		return a.Serving
+	}
+	return a.CreatedAt.After(b.CreatedAt)
+}
+
+func (r *pageRow) view() (fleet.InstallationView, error) {
+	v := fleet.InstallationView{
+		Installation: fleet.Installation{
+			ID: fleet.InstallationID(r.id), Owner: r.owner, Name: r.name, ClusterID: fleet.ClusterID(r.clusterID),
+			State: fleet.State(r.state), StateReason: fleet.Reason(r.stateReason), StateDetail: r.stateDetail,
+			Generation: r.generation, PackageID: fleet.PackageID(r.packageID), MemoryMiB: r.memoryMiB, DiskMiB: r.diskMiB, VCPUs: r.vcpus,
+			VerifiedPackageID: fleet.PackageID(r.verifiedID), RunningPackageID: fleet.PackageID(r.runningID),
+			CreatedAt: r.createdAt.UTC(), UpdatedAt: r.updatedAt.UTC(), Version: r.version,
+			GroupID: fleet.GroupID(r.groupID), GroupRevision: fleet.RevisionNumber(r.groupRevision),
+		},
+		HostName: string(r.instance.host),
+	}
+	var err error
+	if v.Env, err = decodeTexts(r.env); err != nil {
+		return v, err
+	}
+	if v.Secrets, err = decodeTexts(r.secrets); err != nil {
+		return v, err
+	}
+	if v.Labels, err = decodeTexts(r.labels); err != nil {
+		return v, err
+	}
+	if err := (jsonText{r.own}).into(&v.Own); err != nil {
+		return v, err
+	}
+	if v.Operation, err = r.operation.operation(); v.Operation != nil {
+		v.Operation.ResourceType, v.Operation.ResourceID, v.Operation.ResourceName, v.Operation.Owner =
+			fleet.ResourceInstallation, r.id, r.name, r.owner
+	}
+	return v, err
+}
+
+// readInstance returns nil where there is none.
+func (r *pageRow) readInstance() (*fleet.Instance, error) {
+	x := &r.instance
+	if x.id == "" {
+		return nil, nil //nolint:nilnil // absent is an answer here, as in a LEFT JOIN
+	}
+	out := &fleet.Instance{
+		ID: fleet.InstanceID(x.id), InstallationID: fleet.InstallationID(r.id), ClusterID: fleet.ClusterID(r.clusterID),
+		Serving: x.serving.Bool, Power: fleet.Power(x.power), Restarts: int(x.restarts.Int64), CreatedAt: timeOf(x.createdAt),
+		Spec: fleet.InstanceConfig{Image: fleet.ImageID(x.image), MemoryMiB: int(x.memoryMiB.Int64)},
+	}
+	var err error
+	if out.Endpoints, err = decodeArray(x.endpoints, setEndpoint); err != nil {
+		return nil, err
+	}
+	return out, jsonText{x.exit}.into(&out.Exit)
+}
