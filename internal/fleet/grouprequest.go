@@ -102,7 +102,7 @@ type RolloutView struct {
 	Failures []RolloutMember
 	// Operation carries it out.
 	Operation *Operation
-	// StartedAt is when the first member was begun; zero before.
+	// Replayed: the idempotency key was known.
 	Replayed bool
 }
 
