@@ -29,7 +29,7 @@ func (a *app) clusterCreate() *cobra.Command {
 Providers:
   kvm   virtual machines under QEMU on the server's own machine
   sim   instances that exist only in the simulator's state; --set takes its
-        latency, fault rates and capacity`,
+        latency, fault rates and capacity: see "cloudctl help simulator"`,
 		Example: `  cloudctl cluster create local --provider kvm --wait
   cloudctl cluster create test --provider sim --set latency=10ms`,
 		RunE: a.run(func(ctx context.Context, args []string) error {

@@ -46,6 +46,7 @@ func TestPromisedCommandLine(t *testing.T) {
 		"version":                "",
 		"completion":             "",
 		"exit-codes":             "",
+		"simulator":              "",
 	} {
 		cmd, rest, err := root.Find(strings.Fields(line))
 		require.NoError(t, err, line)

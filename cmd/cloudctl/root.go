@@ -54,6 +54,7 @@ Results go to standard output; progress, notes and errors to standard error.
 			}),
 		},
 		&cobra.Command{Use: "exit-codes", Short: "The exit codes that scripts can rely on", Long: exitCodesHelp},
+		&cobra.Command{Use: "simulator", Short: "What a simulated cluster and its releases can be told", Long: simulatorHelp},
 	)
 	return root
 }

@@ -12,6 +12,7 @@ import (
 
 	"dormouse/internal/api"
 	"dormouse/internal/fleet"
+	"dormouse/internal/provider/sim/remote"
 )
 
 // The roles that a process may have.
@@ -36,6 +37,7 @@ type config struct {
 	network        string
 	addressPool    string
 	kernelPackages string
+	simulator      string
 	initPath       string
 	logLevel       string
 	logFormat      string
@@ -55,6 +57,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
 	flags.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	flags.DurationVar(&c.healthDeadline, "health-deadline", 2*time.Minute, "how long a started instance has to become healthy")
+	flags.StringVar(&c.simulator, "simulator", "", "URL of a simulator to share with others (see provisioner simulator): http://127.0.0.1:PORT or unix:PATH; without it, this process has one to itself")
 	flags.IntVar(&c.databaseConns, "database-conns", 32, "connections to the database at most: half for the API, half for the supervisors")
 }
 
@@ -104,6 +107,11 @@ func (c *config) check() error {
 		return fleet.Errorf(fleet.KindInvalid, "role host needs role supervisor in the same process")
 	case c.has(roleGateway) && !c.has(roleHost):
 		return fleet.Errorf(fleet.KindInvalid, "role gateway needs role host in the same process: it reaches guests through the host's own network")
+	}
+	if c.simulator != "" {
+		if err := remote.CheckURL(c.simulator); err != nil {
+			return err
+		}
 	}
 	if c.has(roleAPI) {
 		if err := api.CheckListen(c.listen); err != nil {

@@ -16,6 +16,7 @@ import (
 	"dormouse/internal/provider/kvm"
 	"dormouse/internal/provider/kvm/hostnet"
 	"dormouse/internal/provider/sim"
+	"dormouse/internal/provider/sim/remote"
 	"dormouse/internal/store"
 	"dormouse/internal/supervisor/cluster"
 	"dormouse/internal/supervisor/installation"
@@ -28,10 +29,47 @@ type places struct {
 	images  *imagebuilder.Builder
 	kvm     *kvm.Provider
 	network hostnet.Network
-	sim     *sim.Provider
-	host    fleet.HostID
-	kernel  guestKernel
-	log     logrus.FieldLogger
+	// sim is this process's own simulator, or stands in for one that is shared;
+	// nil where there is neither.
+	sim    simulator
+	host   fleet.HostID
+	kernel guestKernel
+	log    logrus.FieldLogger
+}
+
+// simulator is what is needed of one, wherever it is.
+type simulator interface {
+	installation.Provider
+	installation.Volumes
+	installation.Cloner
+	cluster.Provider
+	Console(ctx context.Context, ref fleet.InstanceRef, o fleet.ConsoleOptions) (io.ReadCloser, error)
+	Configure(ctx context.Context, c fleet.Cluster) error
+	Close() error
+}
+
+// ownSimulator is a simulator in this process.
+type ownSimulator struct{ *sim.Provider }
+
+// Configure implements simulator.
+func (s ownSimulator) Configure(_ context.Context, c fleet.Cluster) error {
+	return s.Provider.Configure(c)
+}
+
+// openSimulator opens this process's own simulator, or connects to the shared one.
+func openSimulator(c config, d *dataDir, log logrus.FieldLogger, changed func(fleet.InstanceID)) (simulator, error) {
+	if c.simulator != "" {
+		client, err := remote.New(remote.Options{URL: c.simulator, OnChange: changed, Log: log})
+		if err != nil {
+			return nil, err // not client: a nil one would be a simulator
+		}
+		return client, nil
+	}
+	own, err := sim.New(sim.Options{Dir: d.join(simDir), OnChange: changed, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return ownSimulator{own}, nil
 }
 
 // openPlaces opens the image builder and the providers, and adopts the
@@ -44,11 +82,13 @@ func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log 
 		return p, err
 	}
 	p.builder = builder{p.images}
+	if c.has(roleHost) || c.simulator != "" {
+		if p.sim, err = openSimulator(c, d, log, changed); err != nil {
+			return p, err
+		}
+	}
 	if !c.has(roleHost) {
 		return p, nil
-	}
-	if p.sim, err = sim.New(sim.Options{Dir: d.join("sim"), OnChange: changed, Log: log}); err != nil {
-		return p, err
 	}
 	if p.network, err = openNetwork(ctx, c, d, log); err != nil {
 		return p, err
@@ -89,7 +129,7 @@ func (p *places) configure(ctx context.Context) error {
 		if c.Provider != fleet.ProviderSim {
 			continue
 		}
-		if err := p.sim.Configure(c.Cluster); err != nil {
+		if err := p.sim.Configure(ctx, c.Cluster); err != nil {
 			p.log.WithError(err).WithField("cluster", c.Name).Error("configuring the simulator")
 		}
 	}
@@ -124,22 +164,25 @@ func (p *places) close(ctx context.Context, stop bool) error {
 
 // installation and cluster give the workflows what they need of each provider.
 func (p *places) installation() map[fleet.ProviderKind]installation.Place {
-	if p.kvm == nil {
-		return nil
+	places := map[fleet.ProviderKind]installation.Place{}
+	if p.kvm != nil {
+		places[fleet.ProviderKVM] = installation.Place{Provider: p.kvm, Images: p.images, Local: true}
 	}
-	return map[fleet.ProviderKind]installation.Place{
-		fleet.ProviderKVM: {Provider: p.kvm, Images: p.images, Local: true},
-		fleet.ProviderSim: {Provider: p.sim, Images: noImages{}},
+	if p.sim != nil {
+		places[fleet.ProviderSim] = installation.Place{Provider: p.sim, Images: noImages{}}
 	}
+	return places
 }
 
 func (p *places) cluster() map[fleet.ProviderKind]cluster.Provider {
-	if p.kvm == nil {
-		return nil
+	providers := map[fleet.ProviderKind]cluster.Provider{}
+	if p.kvm != nil {
+		providers[fleet.ProviderKVM] = hostCheck{p}
 	}
-	return map[fleet.ProviderKind]cluster.Provider{
-		fleet.ProviderKVM: hostCheck{p}, fleet.ProviderSim: p.sim,
+	if p.sim != nil {
+		providers[fleet.ProviderSim] = p.sim
 	}
+	return providers
 }
 
 // hostCheck adds to the provider's own check what only the composition knows.
@@ -179,14 +222,14 @@ func (p *places) kernelItem() fleet.CheckItem {
 
 // Console implements api.Consoles.
 func (p *places) Console(ctx context.Context, i fleet.Instance, o fleet.ConsoleOptions) (io.ReadCloser, error) {
-	if p.kvm == nil {
-		return nil, fleet.Errorf(fleet.KindUnavailable, "this process has no host: ask one with --roles host")
-	}
 	ref := fleet.InstanceRef{ID: i.ID, ClusterID: i.ClusterID, HostID: i.HostID, ProviderRef: i.ProviderRef}
-	if i.HostID == p.host {
+	switch {
+	case p.kvm != nil && i.HostID == p.host:
 		return p.kvm.Console(ctx, ref, o)
+	case p.sim != nil:
+		return p.sim.Console(ctx, ref, o)
 	}
-	return p.sim.Console(ctx, ref, o)
+	return nil, fleet.Errorf(fleet.KindUnavailable, "this process has no host: ask one with --roles host")
 }
 
 // dial reaches an instance of this host.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -86,32 +87,45 @@ const (
 
 // startSupervision begins what goes on besides the operations: the watcher of
 // programs that end by themselves, the sweep of the places that this process
-// has, and, in one process of all, the removal of what is old.
+// has or shares, and, in one process of all, the removal of what is old.
 func (s *server) startSupervision(ctx context.Context) error {
 	if !s.c.has(roleSupervisor) {
 		return nil
 	}
 	s.background.Go(func() { s.lead(ctx, "prune", s.prune) })
-	if !s.c.has(roleHost) {
+	places := s.places.installation()
+	if len(places) == 0 {
 		return nil
 	}
 	endings := installation.NewEndings(s.store, s.store, s.engine.Wake, wallClock{}, s.log)
 	watcher := installation.NewWatcher(installation.WatcherOptions{
-		Store: s.store, Endings: endings, Places: s.places.installation(), Clock: wallClock{}, Log: s.log,
+		Store: s.store, Endings: endings, Places: places, Clock: wallClock{}, Log: s.log,
 	})
 	s.watcher.Store(watcher)
-	sweeper := installation.NewSweeper(installation.SweeperOptions{
-		Store: s.store, Endings: endings, Places: s.places.installation(), Hosts: []fleet.HostID{s.dir.host}, Clock: wallClock{}, Log: s.log,
-	})
 	s.background.Go(func() {
 		if err := watcher.Run(ctx); err != nil && ctx.Err() == nil {
 			s.failed <- err
 		}
 	})
-	// A place is swept by the process that has it; the lock keeps a former
-	// process of the same data directory out.
-	s.background.Go(func() { s.lead(ctx, "sweep "+string(s.dir.host), sweeper.Run) })
+	own := maps.Clone(places)
+	if s.c.simulator != "" {
+		delete(own, fleet.ProviderSim)
+		s.sweep(ctx, "sweep simulator", endings, map[fleet.ProviderKind]installation.Place{fleet.ProviderSim: places[fleet.ProviderSim]})
+	}
+	if len(own) > 0 {
+		// The lock keeps a former process of the same data directory out.
+		s.sweep(ctx, "sweep "+string(s.dir.host), endings, own)
+	}
 	return nil
+}
+
+// sweep begins the sweep of some places: by the process that has them, or by
+// one of those that share them.
+func (s *server) sweep(ctx context.Context, name string, endings *installation.Endings, places map[fleet.ProviderKind]installation.Place) {
+	sweeper := installation.NewSweeper(installation.SweeperOptions{
+		Store: s.store, Endings: endings, Places: places, Hosts: []fleet.HostID{s.dir.host}, Clock: wallClock{}, Log: s.log,
+	})
+	s.background.Go(func() { s.lead(ctx, name, sweeper.Run) })
 }
 
 // lead runs f in one process at a time, and again where the lead was lost.

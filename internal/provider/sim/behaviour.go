@@ -48,6 +48,14 @@ type Behaviour struct {
 	OnlyWake time.Duration
 }
 
+// BehaviourWords returns every word that ParseBehaviour knows, with its form, for help texts.
+func BehaviourWords() []string {
+	return []string{
+		"crash", "slow=DURATION", "fail_after=DURATION", "exit_after=DURATION",
+		"only_memory=MIB", "only_cluster=NAME-OR-ID", "fraction=0..1", "only_clone", "not_clone", "only_wake or only_wake=DURATION",
+	}
+}
+
 // ParseBehaviour reads a value of BehaviourVariable: behaviours (crash,
 // slow=90s, fail_after=60s, exit_after=60s) and restrictions (only_memory=256,
 // only_cluster=NAME, fraction=0.05, only_clone, not_clone, only_wake or
@@ -149,18 +157,18 @@ func (o *call) wakes(rec *record, long time.Duration) bool {
 	if rec.Clone {
 		return false
 	}
-	var last time.Time
+	last := int64(0)
 	for _, id := range o.of[rec.Installation] {
 		other := o.instances[id]
 		switch {
 		case other.Clone || other.Role != rec.Role:
 		case other.Power != fleet.PowerOff:
 			return false
-		case other.OffAt.After(last):
-			last = other.OffAt
+		default:
+			last = max(last, other.OffAt)
 		}
 	}
-	return !last.IsZero() && o.now().Sub(last) >= long
+	return last != 0 && o.now().Sub(time.UnixMicro(last)) >= long
 }
 
 // behave settles, at the beginning of a boot, what its release will do.
