@@ -10,7 +10,7 @@ import (
 
 func (s *server) rolloutWorkflow() *engine.Workflow {
 	o := steps.Options{Store: s.store, Query: steps.Query, Log: s.log}
-	if s.places.kvm != nil {
+	if len(s.places.installation()) > 0 {
 		o.Health = s.health
 	}
 	return steps.Workflow(o)

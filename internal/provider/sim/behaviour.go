@@ -157,18 +157,18 @@ func (o *call) wakes(rec *record, long time.Duration) bool {
 	if rec.Clone {
 		return false
 	}
-	var last time.Time
+	last := int64(0)
 	for _, id := range o.of[rec.Installation] {
 		other := o.instances[id]
 		switch {
 		case other.Clone || other.Role != rec.Role:
 		case other.Power != fleet.PowerOff:
 			return false
-		case other.OffAt.After(last):
-			last = other.OffAt
+		default:
+			last = max(last, other.OffAt)
 		}
 	}
-	return !last.IsZero() && o.now().Sub(last) >= long
+	return last != 0 && o.now().Sub(time.UnixMicro(last)) >= long
 }
 
 // behave settles, at the beginning of a boot, what its release will do.

@@ -105,6 +105,26 @@ func TestBehaviourOverTime(t *testing.T) {
 	require.Equal(t, []fleet.InstanceID{spec.ID}, told)
 }
 
+// TestBehaviourWithoutDelay: times are kept in microseconds, and a shorter one
+// must not be waited for again and again.
+func TestBehaviourWithoutDelay(t *testing.T) {
+	t.Parallel()
+	clock := newFakeClock()
+	p, cluster := start(t, sim.Options{Clock: clock}, nil)
+	for _, how := range []string{"exit_after=0s", "exit_after=1ns", "slow=1ns;exit_after=1ns"} {
+		spec := behaving(newSpec(cluster.ID, "a"), how)
+		_, err := p.Ensure(t.Context(), spec)
+		require.NoError(t, err)
+		clock.advance(2 * time.Nanosecond)
+		require.Equal(t, fleet.PowerOff, seen(t, p, spec).Power, how)
+	}
+	require.Zero(t, clock.pending())
+	failing := behaving(newSpec(cluster.ID, "a"), "fail_after=0s")
+	_, err := p.Ensure(t.Context(), failing)
+	require.NoError(t, err)
+	require.Equal(t, fleet.HealthUnhealthy, seen(t, p, failing).Health)
+}
+
 // TestSetHealthStandsAboveTheBehaviour until it is taken back.
 func TestSetHealthStandsAboveTheBehaviour(t *testing.T) {
 	t.Parallel()

@@ -34,7 +34,7 @@ func (c *cluster) health(in *instance, now time.Time) (state fleet.HealthState, 
 		}
 	}
 	if in.Acts {
-		healthy := in.OnAt.Add(in.behaviour.Slow)
+		healthy := time.UnixMicro(in.OnAt).Add(in.behaviour.Slow)
 		soonest(healthy)
 		if now.Before(healthy) {
 			worse("sim: not serving yet, as " + BehaviourVariable + " says")
@@ -65,7 +65,7 @@ func (in *instance) exitsAt() time.Time {
 	if !in.Acts || in.behaviour.ExitAfter == never {
 		return time.Time{}
 	}
-	return in.OnAt.Add(in.behaviour.Slow).Add(in.behaviour.ExitAfter)
+	return time.UnixMicro(in.OnAt).Add(in.behaviour.Slow).Add(in.behaviour.ExitAfter)
 }
 
 // background tells whether an installation has a failure that has nothing to do

@@ -96,14 +96,15 @@ func (c *cluster) due(id fleet.InstanceID, armed uint64) {
 		return
 	}
 	now := stamp(c.p.clock)
-	rec, exits := in.record, in.exitsAt()
+	rec, at := in.record, in.exitsAt()
+	exits := !at.IsZero() && !at.After(c.p.clock.Now())
 	var err error
 	tell := true
 	switch {
 	case in.Power == fleet.PowerPending:
 		rec.finish(now)
 		err = c.put(change{Instance: &rec})
-	case !exits.IsZero() && !exits.After(now):
+	case exits:
 		rec.end(now, fleet.Exit{Reason: fleet.ReasonProgramExited, Code: 1, LastLines: []string{"sim: exits, as " + BehaviourVariable + " says"}})
 		err = c.put(change{Instance: &rec})
 	default:

@@ -107,6 +107,8 @@ func BenchmarkCall(b *testing.B) {
 	cluster := newCluster(nil)
 	require.NoError(b, c.Configure(b.Context(), cluster))
 	spec := newSpec(cluster.ID, "a")
+	_, err := c.Ensure(b.Context(), spec)
+	require.NoError(b, err)
 	for name, call := range map[string]func(*remote.Client) error{
 		"Ensure":  func(c *remote.Client) error { _, err := c.Ensure(b.Context(), spec); return err },
 		"Observe": func(c *remote.Client) error { _, err := c.Observe(b.Context(), refOf(spec)); return err },

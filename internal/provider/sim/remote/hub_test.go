@@ -37,8 +37,7 @@ func TestChangesOfAClientThatHasGone(t *testing.T) {
 	require.Equal(t, []fleet.InstanceID{"b"}, h.poll(t.Context(), "another"))
 }
 
-// TestBrokenPoll: a client whose poll breaks has gone at once, and keeps what
-// came meanwhile if it comes back before somebody else has it.
+// TestBrokenPoll: a client whose poll breaks has gone at once, until it calls again.
 func TestBrokenPoll(t *testing.T) {
 	t.Parallel()
 	h, _ := hubAt()
