@@ -169,10 +169,11 @@ func (c *census) passes(m *fleet.RolloutMember) bool {
 	return false
 }
 
-// exposure is for how long a member has been seen to be well on the new release.
+// exposure is for how long a member has been seen on the new release, and was
+// not seen to be bad for longer than a moment.
 func (c *census) exposure(m *fleet.RolloutMember) time.Duration {
 	until := m.ObservedAt
-	if !m.BadSince.IsZero() {
+	if !m.BadSince.IsZero() && badRun(m) >= c.control.patience {
 		until = m.BadSince
 	}
 	if until.After(c.v.Now) {
@@ -187,7 +188,7 @@ func (c *census) mature(m *fleet.RolloutMember) bool {
 	if soak == 0 || m.Asleep {
 		return true
 	}
-	if m.BadSince.IsZero() && c.exposure(m) >= soak {
+	if c.exposure(m) >= soak {
 		return true
 	}
 	left := soak - c.v.Now.Sub(m.FinishedAt)

@@ -26,7 +26,8 @@ type kind int
 const (
 	// kindRelease: the program failed, or answered badly, and the old release is back.
 	kindRelease kind = iota
-	// kindNow: the new release is on it, and it answers badly at this moment.
+	// kindNow: the new release is on it, and it answers badly at this moment, or
+	// did so until it began to be put back.
 	kindNow
 	// kindPlatform: the operation failed for a reason that is the platform's as a rule.
 	kindPlatform
@@ -113,6 +114,9 @@ func (c *census) failureOf(i int) (failure, bool) {
 			return f, false
 		}
 		f.pending = true
+		if m.State == fleet.MemberRollingBack {
+			f.kind = kindNow // until it is seen how the old release does
+		}
 	default:
 		return f, false
 	}
@@ -123,7 +127,7 @@ func (c *census) failureOf(i int) (failure, bool) {
 	switch {
 	case m.Asleep:
 		f.kind = kindAsleep
-	case s == standFaulty:
+	case f.kind == kindNow:
 	case platformReason(m.Reason):
 		f.kind = kindPlatform
 	case s == standOld && c.sick(m):
@@ -190,23 +194,29 @@ func (c *census) gather() *evidence {
 		return &e
 	}
 	e.strata = newStrata(c.v.Members, members)
-	e.clusters = make([]tally, len(e.strata.clusters))
+	e.clusters = make([]tally, e.strata.clusters)
 	next := 0
 	for i := range c.v.Members {
 		if c.stand[i] == standGone || c.stand[i] == standAside {
 			continue
 		}
-		ids, cluster := e.strata.of(&c.v.Members[i])
+		ids := e.strata.of(i)
+		cluster := int(e.strata.clusterOf[ids[0]])
 		bad := next < len(members) && members[next] == i
 		if bad {
-			e.failed[next].cluster, e.failed[next].strata = cluster, slices.Clone(ids)
+			e.failed[next].cluster, e.failed[next].strata = cluster, ids
 			next++
 		}
-		soaked := c.soakedPart(i)
-		c.tell(&e.all, i, bad, soaked)
-		c.tell(&e.clusters[cluster], i, bad, soaked)
+		told, any := c.tells(i, bad)
+		if !any {
+			continue
+		}
+		e.all.add(&told)
+		e.clusters[cluster].add(&told)
 		for _, id := range ids {
-			c.tell(&e.strata.tallies[id], i, bad, soaked)
+			if id >= 0 {
+				e.strata.tallies[id].add(&told)
+			}
 		}
 	}
 	return &e
@@ -225,28 +235,41 @@ func familyOf(m *fleet.RolloutMember) family {
 	return familyBoot
 }
 
-// tell adds what is known of member i to a tally.
-func (c *census) tell(t *tally, i int, failed bool, soaked float64) {
+// tells is the tally of member i alone; false is nothing.
+func (c *census) tells(i int, failed bool) (t tally, any bool) {
 	m := &c.v.Members[i]
 	switch c.stand[i] {
 	case standWaiting, standOld:
 		switch {
 		case m.Asleep || m.Busy || m.Health == fleet.HealthUnknown:
+			return t, false
 		case m.BadSince.IsZero():
-			t.controlGood++
+			t.controlGood = 1
 		case badRun(m) >= c.control.patience:
-			t.controlBad++
+			t.controlBad = 1
 		}
+		return t, true
 	case standSound:
 		if failed {
-			break
+			return t, false
 		}
-		t.passed++
-		t.soaked += soaked
+		t.passed, t.soaked = 1, c.soakedPart(i)
 		if c.isResolved(i) {
-			t.resolved[familyOf(m)]++
+			t.resolved[familyOf(m)] = 1
 		}
+		return t, true
 	}
+	return t, false
+}
+
+func (t *tally) add(o *tally) {
+	for f := range families {
+		t.resolved[f] += o.resolved[f]
+	}
+	t.passed += o.passed
+	t.soaked += o.soaked
+	t.controlGood += o.controlGood
+	t.controlBad += o.controlBad
 }
 
 // soakedPart is how much of a soak member i was watched for.

@@ -37,7 +37,9 @@ func (e *evidence) cells(f family, potential bool) cells {
 		}
 		add(0, x, kind, level)
 		for _, id := range x.strata {
-			add(1+int(id), x, kind, level)
+			if id >= 0 {
+				add(1+int(id), x, kind, level)
+			}
 		}
 	}
 	return out
@@ -120,7 +122,7 @@ func (e *evidence) odds(f family, potential bool) (float64, int) {
 			}
 		}
 		weigh(0, sharesOverall[:], overallShare)
-		each := (1 - overallShare) / float64(len(e.strata.names))
+		each := (1 - overallShare) / float64(e.strata.total)
 		for at := 1; at < len(cells); at++ {
 			if len(cells[at]) > 0 {
 				weigh(at, sharesStratum[:], each)

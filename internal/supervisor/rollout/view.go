@@ -60,7 +60,8 @@ type Decision struct {
 	Unverifiable []fleet.InstallationID
 	// Evidence is what the judge saw, for people.
 	Evidence Evidence
-	// Next is after how long to decide again if nothing happens before; 0 is never.
+	// Next is after how long to decide again if nothing happens before, a second at
+	// least; 0 is never, because the rollout has ended.
 	Next time.Duration
 }
 

@@ -46,29 +46,53 @@ func (w *work) first(list []int, n int) []int {
 	return list[:min(max(n, 0), len(list))]
 }
 
-// putBack gives members that are bad on the new release their old one back.
+// putBackLeast is how many members of a cluster may be put back at once where none
+// on the old release is seen to be well there.
+const putBackLeast = 3
+
+// putBack gives members that are bad on the new release their old one back. Not
+// more at once than are known to be well on the old one in the same cluster: where
+// all look bad, a few show whether that helps.
 func (w *work) putBack() {
+	c := w.c
+	room := map[fleet.ClusterID]int{}
+	for id, a := range c.control.clusters {
+		room[id] = max(putBackLeast, a.wellOnOld)
+	}
 	var proving, faulty []int
-	for i, s := range w.c.stand {
+	for i, s := range c.stand {
+		m := &c.v.Members[i]
 		switch {
+		case m.State == fleet.MemberRollingBack:
+			room[m.ClusterID]--
 		case s != standFaulty:
-		case w.c.v.Members[i].State == fleet.MemberRolling:
+		case m.State == fleet.MemberRolling:
 			proving = append(proving, i) // it has a slot
 		default:
 			faulty = append(faulty, i)
 		}
 	}
-	faulty = w.first(faulty, w.slots)
-	w.slots -= len(faulty)
-	for _, i := range append(w.first(proving, len(proving)), faulty...) {
-		m := &w.c.v.Members[i]
-		reason := fleet.ReasonTurnedUnhealthy
-		if !w.c.late(m) {
-			reason = fleet.ReasonNotHealthy
+	take := func(list []int, slots int) {
+		for _, i := range w.first(list, len(list)) {
+			m := &c.v.Members[i]
+			if slots <= 0 || room[m.ClusterID] <= 0 {
+				continue
+			}
+			if m.State != fleet.MemberRolling {
+				w.slots--
+			}
+			slots--
+			room[m.ClusterID]--
+			reason := fleet.ReasonTurnedUnhealthy
+			if !c.late(m) {
+				reason = fleet.ReasonNotHealthy
+			}
+			w.d.RollBack = append(w.d.RollBack, PutBack{ID: m.InstallationID, Reason: reason,
+				Detail: fmt.Sprintf("it answers badly since %s after the update", max(0, m.BadSince.Sub(m.FinishedAt)).Round(time.Second))})
 		}
-		w.d.RollBack = append(w.d.RollBack, PutBack{ID: m.InstallationID, Reason: reason,
-			Detail: fmt.Sprintf("it answers badly since %s after the update", max(0, m.BadSince.Sub(m.FinishedAt)).Round(time.Second))})
 	}
+	take(proving, len(proving))
+	take(faulty, w.slots)
 }
 
 // The old release must have been well for so long before the new one is put on
