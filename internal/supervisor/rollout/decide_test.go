@@ -180,8 +180,8 @@ func TestSoakBetweenWaves(t *testing.T) {
 	require.Equal(t, fleet.WaitSoak, d.Reason)
 	require.Zero(t, d.Wave)
 	require.Equal(t, backstop, d.Next)
-	require.Less(t, s.pass(58*time.Minute).decide().Next, 5*time.Minute)
-	s.pass(-58 * time.Minute)
+	require.Less(t, s.pass(56*time.Minute).decide().Next, 5*time.Minute)
+	s.pass(-56 * time.Minute)
 	unseen := s.wave(0)[0]
 	s.pass(time.Hour)
 	unseen.Health, unseen.ObservedAt = fleet.HealthUnknown, s.Now.Add(-30*time.Minute)
