@@ -159,8 +159,8 @@ func (c *census) holds(verdict verdict) (fleet.Reason, string) {
 // summary says how a rollout that succeeded ended.
 func (c *census) summary() string {
 	aside := 0
-	for _, s := range c.stand {
-		if s == standAside {
+	for i := range c.facts {
+		if c.facts[i].stand == standAside {
 			aside++
 		}
 	}

@@ -71,8 +71,9 @@ func TestHealthGate(t *testing.T) {
 		"unknown past its time":    {3 * time.Minute, func(_ *scene, m *fleet.RolloutMember) { m.Health = fleet.HealthUnknown }, passes},
 		"busy":                     {time.Minute, func(_ *scene, m *fleet.RolloutMember) { m.Busy = true }, waits},
 		"fell asleep":              {time.Minute, func(_ *scene, m *fleet.RolloutMember) { m.Asleep = true }, passes},
+		"bad at its deadline":      {150 * time.Second, func(s *scene, m *fleet.RolloutMember) { s.spoil(m) }, back},
 		"bad from the beginning":   {4 * time.Minute, func(_ *scene, m *fleet.RolloutMember) { m.Health, m.BadSince = fleet.HealthUnhealthy, epoch }, back},
-		"bad before it was begun":  {3 * time.Minute, func(_ *scene, m *fleet.RolloutMember) { m.Health, m.BadSince = fleet.HealthUnhealthy, epoch }, waits},
+		"bad before it was begun":  {2 * time.Minute, func(_ *scene, m *fleet.RolloutMember) { m.Health, m.BadSince = fleet.HealthUnhealthy, epoch }, waits},
 		"unknown after bad":        {9 * time.Minute, func(_ *scene, m *fleet.RolloutMember) { m.Health, m.BadSince = fleet.HealthUnknown, epoch }, waits},
 		"the operation still runs": {9 * time.Minute, func(_ *scene, m *fleet.RolloutMember) { m.OperationID = "op" }, waits},
 	} {

@@ -14,7 +14,7 @@ type cells [][]cell
 // cells counts the failures of a family. With potential they are as they would
 // be if all attempts that are due or under way failed.
 func (e *evidence) cells(f family, potential bool) cells {
-	out := make(cells, 1+len(e.strata.names))
+	out := make(cells, 1+len(e.strata))
 	add := func(at int, x *failure, kind kind, level int) {
 		for i := range out[at] {
 			if out[at][i].cluster == x.cluster {
@@ -122,7 +122,7 @@ func (e *evidence) odds(f family, potential bool) (float64, int) {
 			}
 		}
 		weigh(0, sharesOverall[:], overallShare)
-		each := (1 - overallShare) / float64(e.strata.total)
+		each := (1 - overallShare) / float64(e.total)
 		for at := 1; at < len(cells); at++ {
 			if len(cells[at]) > 0 {
 				weigh(at, sharesStratum[:], each)
@@ -137,7 +137,7 @@ func (e *evidence) tally(at int) *tally {
 	if at == 0 {
 		return &e.all
 	}
-	return &e.strata.tallies[at-1]
+	return &e.strata[at-1]
 }
 
 // sound is how many members have shown that a failure of this family does not come.

@@ -60,15 +60,13 @@ func (w *work) putBack() {
 		room[id] = max(putBackLeast, a.wellOnOld)
 	}
 	var proving, faulty []int
-	for i, s := range c.stand {
-		m := &c.v.Members[i]
-		switch {
-		case m.State == fleet.MemberRollingBack:
-			room[m.ClusterID]--
-		case s != standFaulty:
-		case m.State == fleet.MemberRolling:
+	for _, i := range c.backing {
+		room[c.v.Members[i].ClusterID]--
+	}
+	for _, i := range c.faulty {
+		if c.v.Members[i].State == fleet.MemberRolling {
 			proving = append(proving, i) // it has a slot
-		default:
+		} else {
 			faulty = append(faulty, i)
 		}
 	}
@@ -112,15 +110,12 @@ const (
 // retry puts the new release on members again that failed and have recovered.
 func (w *work) retry() {
 	c := w.c
-	budget := max(retriesLeast, 2*c.resolvedCount, int(retriesShare*float64(c.begun))) - c.retrying
+	budget := max(retriesLeast, 2*c.resolved, int(retriesShare*float64(c.begun))) - c.retrying
 	if c.doubt || c.control.all.blind() || budget <= 0 {
 		return
 	}
 	var awake, asleep []int
-	for i, s := range c.stand {
-		if s != standOld {
-			continue
-		}
+	for _, i := range c.old {
 		switch m := &c.v.Members[i]; {
 		case m.Busy || !c.retryable(m) || c.control.doubtfulIn(m.ClusterID):
 		case m.Asleep:
@@ -176,9 +171,9 @@ func (w *work) begin() {
 	c := w.c
 	quota := w.quota()
 	var awake, asleep, bad []int
-	for i, s := range c.stand {
+	for _, i := range c.waiting {
 		m := &c.v.Members[i]
-		if s != standWaiting || m.Busy || m.Ring > w.d.Ring || m.Ring == w.d.Ring && m.Wave > w.d.Wave || c.control.doubtfulIn(m.ClusterID) {
+		if m.Ring > w.d.Ring || m.Ring == w.d.Ring && m.Wave > w.d.Wave || c.control.doubtfulIn(m.ClusterID) {
 			continue
 		}
 		switch {
@@ -227,8 +222,8 @@ func (c *census) rollBack(d *Decision) {
 	w := c.newWork(d)
 	var proving, others []int
 	busy := 0
-	for i, s := range c.stand {
-		m := &c.v.Members[i]
+	for i := range c.facts {
+		m, s := &c.v.Members[i], c.facts[i].stand
 		moved := s == standAside && c.v.Unverifiable == fleet.UnverifiableMove
 		switch {
 		case s != standProving && s != standSound && s != standFaulty && s != standDoubted && !moved:
