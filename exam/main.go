@@ -11,7 +11,7 @@ import (
 
 type options struct {
 	corpus, write, half, only string
-	verbose                   bool
+	verbose, trace            bool
 	generate                  exam.GenerateOptions
 }
 
@@ -22,6 +22,7 @@ func main() {
 	flag.StringVar(&o.half, "half", "report", "which half of the corpus made: report, tune or all")
 	flag.StringVar(&o.only, "only", "", "only releases whose class begins so")
 	flag.BoolVar(&o.verbose, "v", false, "tell what was judged wrong, on standard error")
+	flag.BoolVar(&o.trace, "trace", false, "tell what was decided, on standard error, one release after another")
 	flag.Uint64Var(&o.generate.Seed, "seed", 1, "seed of the corpus made")
 	flag.IntVar(&o.generate.Releases, "releases", 1200, "releases of the corpus made")
 	flag.IntVar(&o.generate.Installations, "installations", 2000, "installations of each release made")
@@ -42,7 +43,7 @@ func run(o options) error {
 	if o.write != "" {
 		return write(o.write, releases)
 	}
-	results, err := exam.Run(releases)
+	results, err := o.play(releases)
 	if err != nil {
 		return err
 	}
@@ -55,6 +56,21 @@ func run(o options) error {
 		fmt.Println(figure)
 	}
 	return nil
+}
+
+func (o options) play(releases []exam.Release) ([]exam.Result, error) {
+	if !o.trace {
+		return exam.Run(releases)
+	}
+	results := make([]exam.Result, len(releases))
+	for i := range releases {
+		fmt.Fprintf(os.Stderr, "== %s\n", releases[i].ID)
+		var err error
+		if results[i], err = exam.Play(&releases[i], os.Stderr); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
 }
 
 // releases returns what is to be played, or written.

@@ -48,8 +48,13 @@ type census struct {
 	control *control
 	// doubt: the brake is on.
 	doubt bool
-	stand []standing
-	rings [][]waveCount
+	facts []fact
+	// waiting may be begun, as far as their state goes; faulty are bad on the new
+	// release, old have the old one back, backing are being given it: numbers of members.
+	waiting, faulty, old, backing []int
+	// failed are the failures, in the order of the members.
+	failed []failure
+	rings  [][]waveCount
 	// soaks are how long each ring is watched.
 	soaks []time.Duration
 	// members are those not gone.
@@ -57,12 +62,34 @@ type census struct {
 	// slotsUsed counts members in work, those that pass the gate now included.
 	slotsUsed, verifyUsed int
 	hung                  int
-	// retrying are in work not for the first time; resolvedCount failed once and are
+	// retrying are in work not for the first time; resolved failed once and are
 	// sound on the new release now: what ailed them was not the release.
-	retrying, resolvedCount int
-	done, cleared           []fleet.InstallationID
-	next                    time.Duration
+	retrying, resolved int
+	done, cleared      []fleet.InstallationID
+	next               time.Duration
 }
+
+// fact is what one member adds to the evidence.
+type fact struct {
+	stand standing
+	tells telling
+	// soaked is which part of a soak it was watched for.
+	soaked float32
+}
+
+// telling is what a member that did not fail tells.
+type telling uint8
+
+const (
+	tellsNothing telling = iota
+	// It has the old release and is well, or not.
+	tellsControlGood
+	tellsControlBad
+	// The new release is on it, for the first time or after a failure of a family.
+	tellsPassed
+	tellsResolvedBoot
+	tellsResolvedLater
+)
 
 // wake asks for a decision after d at the latest.
 func (c *census) wake(d time.Duration) {
@@ -73,7 +100,7 @@ func (c *census) wake(d time.Duration) {
 }
 
 func takeCensus(v *View) *census {
-	c := &census{v: v, control: observe(v), stand: make([]standing, len(v.Members))}
+	c := &census{v: v, control: observe(v), facts: make([]fact, len(v.Members))}
 	c.doubt = c.control.doubtful()
 	rings := max(1, len(v.Rollout.Spec.Rings))
 	c.rings = make([][]waveCount, rings)
@@ -82,15 +109,36 @@ func takeCensus(v *View) *census {
 		c.soaks[r] = soak(v.Rollout.Spec, r)
 	}
 	for i := range v.Members {
-		m := &v.Members[i]
-		s := c.classify(m)
-		c.stand[i] = s
-		if s != standGone {
-			c.count(m, s)
-		}
+		c.take(i)
 	}
 	slices.Sort(c.done)
+	slices.Sort(c.cleared)
 	return c
+}
+
+// take takes one member in.
+func (c *census) take(i int) {
+	m := &c.v.Members[i]
+	s := c.classify(m)
+	c.facts[i].stand = s
+	switch s {
+	case standGone:
+		return
+	case standWaiting:
+		if !m.Busy {
+			c.waiting = append(c.waiting, i)
+		}
+	case standFaulty:
+		c.faulty = append(c.faulty, i)
+	case standOld:
+		c.old = append(c.old, i)
+	case standWorking:
+		if m.State == fleet.MemberRollingBack {
+			c.backing = append(c.backing, i)
+		}
+	}
+	c.count(m, s)
+	c.weigh(i)
 }
 
 // classify tells where a member stands, and lists it in done if it passes the gate now.
@@ -125,15 +173,11 @@ func (c *census) classify(m *fleet.RolloutMember) standing {
 		}
 		return standSound
 	}
-	if m.Health == fleet.HealthUnhealthy && !m.BadSince.IsZero() && !m.ObservedAt.Before(m.FinishedAt) {
-		if run := badRun(m); run >= c.control.patience {
-			if c.doubt || c.control.doubtfulIn(m.ClusterID) {
-				return standDoubted
-			}
-			return standFaulty
-		} else {
-			c.wake(c.control.patience - run)
+	if c.bad(m) {
+		if c.doubt || c.control.doubtfulIn(m.ClusterID) {
+			return standDoubted
 		}
+		return standFaulty
 	}
 	if m.State == fleet.MemberRolling {
 		if !c.passes(m) {
@@ -144,6 +188,23 @@ func (c *census) classify(m *fleet.RolloutMember) standing {
 	return standSound
 }
 
+// bad tells whether a member answers badly on the new release, and has for long
+// enough for that to count or past the time that its gate gives it.
+func (c *census) bad(m *fleet.RolloutMember) bool {
+	if m.Health != fleet.HealthUnhealthy || m.BadSince.IsZero() || m.ObservedAt.Before(m.FinishedAt) {
+		return false
+	}
+	left := c.control.patience - badRun(m)
+	if m.State == fleet.MemberRolling {
+		spec := &c.v.Rollout.Spec
+		left = min(left, spec.HealthyFor+spec.HealthDeadline-c.v.Now.Sub(m.FinishedAt))
+	}
+	if left > 0 {
+		c.wake(left)
+	}
+	return left <= 0
+}
+
 // passes tells whether a member has passed the health gate: it has answered well
 // for HealthyFor, or nothing is known of it for longer than it may take.
 func (c *census) passes(m *fleet.RolloutMember) bool {
@@ -152,13 +213,12 @@ func (c *census) passes(m *fleet.RolloutMember) bool {
 	if since.Before(m.FinishedAt) {
 		since = m.FinishedAt
 	}
-	seen := m.ObservedAt.After(m.FinishedAt) || spec.HealthyFor == 0
-	if m.Health == fleet.HealthHealthy && m.BadSince.IsZero() && seen {
-		left := spec.HealthyFor - c.v.Now.Sub(since)
-		if left <= 0 {
+	if m.Health == fleet.HealthHealthy && m.BadSince.IsZero() {
+		// It must have been seen to be well at the end of that time as well.
+		if m.ObservedAt.Sub(since) >= spec.HealthyFor {
 			return true
 		}
-		c.wake(left)
+		c.wake(max(spec.HealthyFor-c.v.Now.Sub(since), 5*time.Second))
 		return false
 	}
 	left := spec.HealthyFor + spec.HealthDeadline - c.v.Now.Sub(m.FinishedAt)
@@ -169,10 +229,11 @@ func (c *census) passes(m *fleet.RolloutMember) bool {
 	return false
 }
 
-// exposure is for how long a member has been seen to be well on the new release.
+// exposure is for how long a member has been seen on the new release, and was
+// not seen to be bad for longer than a moment.
 func (c *census) exposure(m *fleet.RolloutMember) time.Duration {
 	until := m.ObservedAt
-	if !m.BadSince.IsZero() {
+	if !m.BadSince.IsZero() && badRun(m) >= c.control.patience {
 		until = m.BadSince
 	}
 	if until.After(c.v.Now) {
@@ -187,7 +248,7 @@ func (c *census) mature(m *fleet.RolloutMember) bool {
 	if soak == 0 || m.Asleep {
 		return true
 	}
-	if m.BadSince.IsZero() && c.exposure(m) >= soak {
+	if c.exposure(m) >= soak {
 		return true
 	}
 	left := soak - c.v.Now.Sub(m.FinishedAt)

@@ -7,6 +7,9 @@ import (
 	"dormouse/internal/fleet"
 )
 
+// backstop is after how long to decide again even if nothing seems to be due.
+const backstop = 5 * time.Minute
+
 // Decide says what is to be done about a rollout now. It is a pure function: the
 // same view gives the same decision, whoever asks, and in whatever order its
 // members come. It takes about a tenth of a microsecond per member.
@@ -29,7 +32,10 @@ func Decide(v View) Decision {
 		d.Done = c.done
 	}
 	d.Cleared = c.cleared
-	d.Next = c.next
+	if !d.State.Finished() {
+		c.wake(backstop)
+		d.Next = c.next
+	}
 	return d
 }
 
@@ -153,8 +159,8 @@ func (c *census) holds(verdict verdict) (fleet.Reason, string) {
 // summary says how a rollout that succeeded ended.
 func (c *census) summary() string {
 	aside := 0
-	for _, s := range c.stand {
-		if s == standAside {
+	for i := range c.facts {
+		if c.facts[i].stand == standAside {
 			aside++
 		}
 	}

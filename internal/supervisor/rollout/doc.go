@@ -19,7 +19,8 @@
 // reason given, and rolled-back at the end. Reason and Detail of the last failure stay when
 // a member is tried again: they tell how long it must be watched. Strikes rises by
 // one with each failed operation and each entry of RollBack that has a reason, and is 0
-// again for those in Cleared.
+// again for those in Cleared. A rolling member whose operation has ended is to be
+// looked at HealthyFor after that: what it answered is what lets it pass.
 //
 // # Invariants
 //

@@ -26,7 +26,8 @@ type kind int
 const (
 	// kindRelease: the program failed, or answered badly, and the old release is back.
 	kindRelease kind = iota
-	// kindNow: the new release is on it, and it answers badly at this moment.
+	// kindNow: the new release is on it, and it answers badly at this moment, or
+	// did so until it began to be put back.
 	kindNow
 	// kindPlatform: the operation failed for a reason that is the platform's as a rule.
 	kindPlatform
@@ -57,9 +58,9 @@ type failure struct {
 	level int
 	// pending: another attempt will tell more.
 	pending bool
-	// cluster and strata are numbers in the evidence.
-	cluster int
-	strata  []int32
+	// member, cluster and strata are numbers in the view and in the index.
+	member, cluster int
+	strata          []int32
 }
 
 // in tells whether the failed member is in a stratum.
@@ -69,9 +70,11 @@ func (x *failure) in(id int32) bool { return slices.Contains(x.strata, id) }
 type evidence struct {
 	failed []failure
 	all    tally
-	// strata is nil where nothing failed. clusters has the tally of each cluster.
-	strata   *strata
-	clusters []tally
+	// clusters and strata are by their numbers in the index, which is nil where nothing failed.
+	clusters, strata []tally
+	index            *Index
+	// total is how many strata there are in the dimensions that failed members have.
+	total int
 }
 
 // For how long a member must be sound on another attempt for its failure to have
@@ -95,9 +98,8 @@ func platformReason(r fleet.Reason) bool {
 	return false
 }
 
-// failureOf returns what member i tells against the release, if anything.
-func (c *census) failureOf(i int) (failure, bool) {
-	m, s := &c.v.Members[i], c.stand[i]
+// failureOf returns what a member tells against the release, if anything.
+func (c *census) failureOf(m *fleet.RolloutMember, s standing) (failure, bool) {
 	f := failure{level: m.Strikes}
 	switch s {
 	case standFaulty:
@@ -109,10 +111,13 @@ func (c *census) failureOf(i int) (failure, bool) {
 	case standOld:
 		f.pending = c.retryable(m)
 	case standWorking, standProving, standSound:
-		if f.level < 1 || s == standSound && c.resolved(m) {
+		if f.level < 1 || s == standSound && c.acquits(m) {
 			return f, false
 		}
 		f.pending = true
+		if m.State == fleet.MemberRollingBack {
+			f.kind = kindNow // until it is seen how the old release does
+		}
 	default:
 		return f, false
 	}
@@ -123,7 +128,7 @@ func (c *census) failureOf(i int) (failure, bool) {
 	switch {
 	case m.Asleep:
 		f.kind = kindAsleep
-	case s == standFaulty:
+	case f.kind == kindNow:
 	case platformReason(m.Reason):
 		f.kind = kindPlatform
 	case s == standOld && c.sick(m):
@@ -137,8 +142,8 @@ func (c *census) late(m *fleet.RolloutMember) bool {
 	return m.BadSince.Sub(m.FinishedAt) > resolvedAfter/2
 }
 
-// resolved tells whether a member that failed before has been sound for long enough since.
-func (c *census) resolved(m *fleet.RolloutMember) bool {
+// acquits tells whether a member that failed before has been sound for long enough since.
+func (c *census) acquits(m *fleet.RolloutMember) bool {
 	need := c.soaks[min(m.Ring, len(c.soaks)-1)]
 	if m.Reason != fleet.ReasonTurnedUnhealthy {
 		need = min(need, resolvedAfter)
@@ -170,51 +175,89 @@ func (c *census) retryable(m *fleet.RolloutMember) bool {
 	return since < sickAfter || !c.sick(m) && since < giveUpAfter
 }
 
+// weigh notes what member i tells.
+func (c *census) weigh(i int) {
+	m, fact := &c.v.Members[i], &c.facts[i]
+	if f, bad := c.failureOf(m, fact.stand); bad {
+		f.member = i
+		c.failed = append(c.failed, f)
+		if fact.stand != standOld {
+			return
+		}
+	}
+	switch fact.stand {
+	case standWaiting, standOld:
+		switch {
+		case m.Asleep || m.Busy || m.Health == fleet.HealthUnknown:
+		case m.BadSince.IsZero():
+			fact.tells = tellsControlGood
+		case badRun(m) >= c.control.patience:
+			fact.tells = tellsControlBad
+		}
+	case standSound:
+		fact.tells, fact.soaked = tellsPassed, c.soakedPart(m)
+		if m.Attempts < 2 {
+			return
+		}
+		c.resolved++
+		if m.Strikes > 0 {
+			c.cleared = append(c.cleared, m.InstallationID)
+		}
+		if fact.tells = tellsResolvedBoot; familyOf(m) == familyLater {
+			fact.tells = tellsResolvedLater
+		}
+	}
+}
+
 // gather collects the evidence.
 func (c *census) gather() *evidence {
-	var e evidence
-	var members []int
-	for i := range c.v.Members {
-		if f, ok := c.failureOf(i); ok {
-			members = append(members, i)
-			e.failed = append(e.failed, f)
-		} else if c.isResolved(i) {
-			c.resolvedCount++
-			if c.v.Members[i].Strikes > 0 {
-				c.cleared = append(c.cleared, c.v.Members[i].InstallationID)
+	e := &evidence{failed: c.failed}
+	if len(e.failed) == 0 {
+		return e
+	}
+	if e.index = c.v.Index; !e.index.fits(c.v.Members) {
+		e.index = indexFor(c.v.Members, e.failed)
+	}
+	e.clusters = make([]tally, len(e.index.clusters))
+	e.strata = make([]tally, len(e.index.names))
+	for i := range c.facts {
+		fact := &c.facts[i]
+		if fact.tells == tellsNothing {
+			continue
+		}
+		ids := e.index.of(i)
+		e.all.add(fact)
+		e.clusters[e.index.clusterOf[ids[0]]].add(fact)
+		for _, id := range ids {
+			if id >= 0 {
+				e.strata[id].add(fact)
 			}
 		}
 	}
-	slices.Sort(c.cleared)
-	if len(members) == 0 {
-		return &e
+	for i := range e.failed {
+		x := &e.failed[i]
+		x.strata = e.index.of(x.member)
+		x.cluster = int(e.index.clusterOf[x.strata[0]])
 	}
-	e.strata = newStrata(c.v.Members, members)
-	e.clusters = make([]tally, len(e.strata.clusters))
-	next := 0
-	for i := range c.v.Members {
-		if c.stand[i] == standGone || c.stand[i] == standAside {
-			continue
-		}
-		ids, cluster := e.strata.of(&c.v.Members[i])
-		bad := next < len(members) && members[next] == i
-		if bad {
-			e.failed[next].cluster, e.failed[next].strata = cluster, slices.Clone(ids)
-			next++
-		}
-		soaked := c.soakedPart(i)
-		c.tell(&e.all, i, bad, soaked)
-		c.tell(&e.clusters[cluster], i, bad, soaked)
-		for _, id := range ids {
-			c.tell(&e.strata.tallies[id], i, bad, soaked)
-		}
-	}
-	return &e
+	e.total = e.index.total(c.v.Members, e.failed)
+	return e
 }
 
-// isResolved tells, of a member that is no failure now, whether it was one.
-func (c *census) isResolved(i int) bool {
-	return c.stand[i] == standSound && c.v.Members[i].Attempts > 1
+func (t *tally) add(f *fact) {
+	switch f.tells {
+	case tellsControlGood:
+		t.controlGood++
+		return
+	case tellsControlBad:
+		t.controlBad++
+		return
+	case tellsResolvedBoot:
+		t.resolved[familyBoot]++
+	case tellsResolvedLater:
+		t.resolved[familyLater]++
+	}
+	t.passed++
+	t.soaked += float64(f.soaked)
 }
 
 // familyOf is the family of a member's last recorded failure.
@@ -225,39 +268,14 @@ func familyOf(m *fleet.RolloutMember) family {
 	return familyBoot
 }
 
-// tell adds what is known of member i to a tally.
-func (c *census) tell(t *tally, i int, failed bool, soaked float64) {
-	m := &c.v.Members[i]
-	switch c.stand[i] {
-	case standWaiting, standOld:
-		switch {
-		case m.Asleep || m.Busy || m.Health == fleet.HealthUnknown:
-		case m.BadSince.IsZero():
-			t.controlGood++
-		case badRun(m) >= c.control.patience:
-			t.controlBad++
-		}
-	case standSound:
-		if failed {
-			break
-		}
-		t.passed++
-		t.soaked += soaked
-		if c.isResolved(i) {
-			t.resolved[familyOf(m)]++
-		}
-	}
-}
-
-// soakedPart is how much of a soak member i was watched for.
-func (c *census) soakedPart(i int) float64 {
-	if c.stand[i] != standSound || c.v.Members[i].Asleep {
+// soakedPart is which part of a soak a sound member was watched for.
+func (c *census) soakedPart(m *fleet.RolloutMember) float32 {
+	soak := c.soaks[min(m.Ring, len(c.soaks)-1)]
+	if m.Asleep {
 		return 0
 	}
-	m := &c.v.Members[i]
-	soak := c.soaks[min(m.Ring, len(c.soaks)-1)]
 	if e := c.exposure(m); e < soak {
-		return float64(e) / float64(soak)
+		return float32(e) / float32(soak)
 	}
 	return 1
 }

@@ -95,7 +95,7 @@ func (c *census) judge() verdict {
 		v.potential += odds / float64(families)
 	}
 	if strongest >= 0 {
-		v.where = e.strata.names[strongest].String()
+		v.where = e.index.names[strongest].String()
 	}
 	v.detail = e.detail(strongest)
 	return v
@@ -105,7 +105,7 @@ func (c *census) judge() verdict {
 func (e *evidence) detail(id int) string {
 	t := &e.all
 	if id >= 0 {
-		t = &e.strata.tallies[id]
+		t = &e.strata[id]
 	}
 	var once, again, now int
 	for _, f := range e.failed {

@@ -36,8 +36,9 @@ const (
 type answers struct {
 	good, chronic int
 	// members are all that are awake, those touched included; unseen of them used
-	// to give an answer and give none now.
-	members, unseen int
+	// to give an answer and give none now; wellOnOld are on the old release and
+	// well, for the first time or again.
+	members, unseen, wellOnOld int
 	// bad counts those that have been bad for as long as each patience.
 	bad [len(patiences)]int
 }
@@ -111,6 +112,10 @@ func observe(v *View) *control {
 				last.unseen++
 			}
 			continue
+		}
+		old := m.State == fleet.MemberWaiting || m.State == fleet.MemberFailed || m.State == fleet.MemberRolledBack
+		if old && m.Health == fleet.HealthHealthy {
+			last.wellOnOld++
 		}
 		if m.State != fleet.MemberWaiting {
 			continue

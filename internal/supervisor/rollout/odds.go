@@ -14,7 +14,7 @@ type cells [][]cell
 // cells counts the failures of a family. With potential they are as they would
 // be if all attempts that are due or under way failed.
 func (e *evidence) cells(f family, potential bool) cells {
-	out := make(cells, 1+len(e.strata.names))
+	out := make(cells, 1+len(e.strata))
 	add := func(at int, x *failure, kind kind, level int) {
 		for i := range out[at] {
 			if out[at][i].cluster == x.cluster {
@@ -37,7 +37,9 @@ func (e *evidence) cells(f family, potential bool) cells {
 		}
 		add(0, x, kind, level)
 		for _, id := range x.strata {
-			add(1+int(id), x, kind, level)
+			if id >= 0 {
+				add(1+int(id), x, kind, level)
+			}
 		}
 	}
 	return out
@@ -120,7 +122,7 @@ func (e *evidence) odds(f family, potential bool) (float64, int) {
 			}
 		}
 		weigh(0, sharesOverall[:], overallShare)
-		each := (1 - overallShare) / float64(len(e.strata.names))
+		each := (1 - overallShare) / float64(e.total)
 		for at := 1; at < len(cells); at++ {
 			if len(cells[at]) > 0 {
 				weigh(at, sharesStratum[:], each)
@@ -135,7 +137,7 @@ func (e *evidence) tally(at int) *tally {
 	if at == 0 {
 		return &e.all
 	}
-	return &e.strata.tallies[at-1]
+	return &e.strata[at-1]
 }
 
 // sound is how many members have shown that a failure of this family does not come.

@@ -49,16 +49,16 @@ func waveBounds(first, ring, group int) []int {
 	if first <= 0 {
 		first = max(firstWaveLeast, int(firstWaveShare*float64(group)))
 	}
+	second := int(secondWaveShare * float64(group))
 	bounds := []int{min(first, ring)}
 	for done := bounds[0]; done < ring; bounds = append(bounds, done) {
 		next := growth * done
-		if second := int(secondWaveShare * float64(group)); len(bounds) == 1 && second > done {
+		if len(bounds) == 1 && second > done {
 			next = min(next, second)
+		} else if 2*next > ring {
+			next = ring // what would be left does not even double
 		}
-		// What would be left for a last wave that does not even double goes with this one.
-		if done = next; done >= ring || len(bounds) > 1 && 2*done > ring {
-			done = ring
-		}
+		done = min(next, ring)
 	}
 	return bounds
 }

@@ -3,7 +3,6 @@ package rollout
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 
 	"dormouse/internal/fleet"
@@ -172,90 +171,6 @@ func (p *planner) cover(before []int, cells [][]int, n int) []int {
 		drawn = append(drawn, i)
 	}
 	return drawn
-}
-
-// strata counts evidence by stratum, in the dimensions that failed members have.
-type strata struct {
-	keys     []string
-	memory   map[int]int32
-	clusters map[fleet.ClusterID]int32
-	labels   []map[string]int32
-	names    []stratum
-	tallies  []tally
-	ids      []int32
-	// clusterOf numbers the clusters from 0, by the numbers of their strata.
-	clusterOf []int
-}
-
-// newStrata numbers the strata of all members.
-func newStrata(members []fleet.RolloutMember, failed []int) *strata {
-	x := &strata{memory: map[int]int32{}, clusters: map[fleet.ClusterID]int32{}}
-	for _, i := range failed {
-		for key := range members[i].Labels {
-			if at, ok := slices.BinarySearch(x.keys, key); !ok {
-				x.keys = slices.Insert(x.keys, at, key)
-			}
-		}
-	}
-	all := make([]map[string]int32, len(x.keys))
-	for k := range all {
-		all[k] = map[string]int32{}
-	}
-	for i := range members {
-		m := &members[i]
-		if m.State == fleet.MemberGone {
-			continue
-		}
-		number(x, x.memory, m.MemoryMiB, stratum{dimension: dimensionMemory, number: m.MemoryMiB})
-		number(x, x.clusters, m.ClusterID, stratum{dimension: dimensionCluster, value: string(m.ClusterID)})
-		for k, key := range x.keys {
-			if value, ok := m.Labels[key]; ok && len(all[k]) <= maxValues {
-				all[k][value] = 0
-			}
-		}
-	}
-	kept := x.keys[:0]
-	for k, key := range x.keys {
-		if len(all[k]) > maxValues {
-			continue
-		}
-		kept = append(kept, key)
-		x.labels = append(x.labels, all[k])
-		for _, value := range slices.Sorted(maps.Keys(all[k])) {
-			delete(all[k], value)
-			number(x, all[k], value, stratum{dimension: key, value: value})
-		}
-	}
-	x.keys = kept
-	x.tallies = make([]tally, len(x.names))
-	x.clusterOf = make([]int, len(x.names))
-	n := 0
-	for id, name := range x.names {
-		if name.dimension == dimensionCluster {
-			x.clusterOf[id] = n
-			n++
-		}
-	}
-	return x
-}
-
-func number[K comparable](x *strata, ids map[K]int32, value K, name stratum) {
-	if _, ok := ids[value]; !ok {
-		ids[value] = int32(len(x.names))
-		x.names = append(x.names, name)
-	}
-}
-
-// of returns the numbers of a member's strata, until the next call, and of its cluster.
-func (x *strata) of(m *fleet.RolloutMember) (ids []int32, cluster int) {
-	id := x.clusters[m.ClusterID]
-	x.ids = append(x.ids[:0], x.memory[m.MemoryMiB], id)
-	for k, key := range x.keys {
-		if value, ok := m.Labels[key]; ok {
-			x.ids = append(x.ids, x.labels[k][value])
-		}
-	}
-	return x.ids, x.clusterOf[id]
 }
 
 // String names a stratum for people.

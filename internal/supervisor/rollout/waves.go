@@ -88,8 +88,8 @@ func (c *census) waits(d *Decision, last bool) (fleet.Reason, string) {
 // soaksNow tells whether the present wave is watched before the next begins: the
 // first of each ring, and those that bring the group to a small part only.
 func (c *census) soaksNow(d *Decision) bool {
-	if d.Wave == 0 {
-		return true
+	if d.Wave == 0 || c.soaks[d.Ring] == 0 {
+		return c.soaks[d.Ring] > 0
 	}
 	begun := 0
 	for r := range min(d.Ring+1, len(c.rings)) {

@@ -46,29 +46,51 @@ func (w *work) first(list []int, n int) []int {
 	return list[:min(max(n, 0), len(list))]
 }
 
-// putBack gives members that are bad on the new release their old one back.
+// putBackLeast is how many members of a cluster may be put back at once where none
+// on the old release is seen to be well there.
+const putBackLeast = 3
+
+// putBack gives members that are bad on the new release their old one back. Not
+// more at once than are known to be well on the old one in the same cluster: where
+// all look bad, a few show whether that helps.
 func (w *work) putBack() {
+	c := w.c
+	room := map[fleet.ClusterID]int{}
+	for id, a := range c.control.clusters {
+		room[id] = max(putBackLeast, a.wellOnOld)
+	}
 	var proving, faulty []int
-	for i, s := range w.c.stand {
-		switch {
-		case s != standFaulty:
-		case w.c.v.Members[i].State == fleet.MemberRolling:
+	for _, i := range c.backing {
+		room[c.v.Members[i].ClusterID]--
+	}
+	for _, i := range c.faulty {
+		if c.v.Members[i].State == fleet.MemberRolling {
 			proving = append(proving, i) // it has a slot
-		default:
+		} else {
 			faulty = append(faulty, i)
 		}
 	}
-	faulty = w.first(faulty, w.slots)
-	w.slots -= len(faulty)
-	for _, i := range append(w.first(proving, len(proving)), faulty...) {
-		m := &w.c.v.Members[i]
-		reason := fleet.ReasonTurnedUnhealthy
-		if !w.c.late(m) {
-			reason = fleet.ReasonNotHealthy
+	take := func(list []int, slots int) {
+		for _, i := range w.first(list, len(list)) {
+			m := &c.v.Members[i]
+			if slots <= 0 || room[m.ClusterID] <= 0 {
+				continue
+			}
+			if m.State != fleet.MemberRolling {
+				w.slots--
+			}
+			slots--
+			room[m.ClusterID]--
+			reason := fleet.ReasonTurnedUnhealthy
+			if !c.late(m) {
+				reason = fleet.ReasonNotHealthy
+			}
+			w.d.RollBack = append(w.d.RollBack, PutBack{ID: m.InstallationID, Reason: reason,
+				Detail: fmt.Sprintf("it answers badly since %s after the update", max(0, m.BadSince.Sub(m.FinishedAt)).Round(time.Second))})
 		}
-		w.d.RollBack = append(w.d.RollBack, PutBack{ID: m.InstallationID, Reason: reason,
-			Detail: fmt.Sprintf("it answers badly since %s after the update", max(0, m.BadSince.Sub(m.FinishedAt)).Round(time.Second))})
 	}
+	take(proving, len(proving))
+	take(faulty, w.slots)
 }
 
 // The old release must have been well for so long before the new one is put on
@@ -88,15 +110,12 @@ const (
 // retry puts the new release on members again that failed and have recovered.
 func (w *work) retry() {
 	c := w.c
-	budget := max(retriesLeast, 2*c.resolvedCount, int(retriesShare*float64(c.begun))) - c.retrying
+	budget := max(retriesLeast, 2*c.resolved, int(retriesShare*float64(c.begun))) - c.retrying
 	if c.doubt || c.control.all.blind() || budget <= 0 {
 		return
 	}
 	var awake, asleep []int
-	for i, s := range c.stand {
-		if s != standOld {
-			continue
-		}
+	for _, i := range c.old {
 		switch m := &c.v.Members[i]; {
 		case m.Busy || !c.retryable(m) || c.control.doubtfulIn(m.ClusterID):
 		case m.Asleep:
@@ -152,9 +171,9 @@ func (w *work) begin() {
 	c := w.c
 	quota := w.quota()
 	var awake, asleep, bad []int
-	for i, s := range c.stand {
+	for _, i := range c.waiting {
 		m := &c.v.Members[i]
-		if s != standWaiting || m.Busy || m.Ring > w.d.Ring || m.Ring == w.d.Ring && m.Wave > w.d.Wave || c.control.doubtfulIn(m.ClusterID) {
+		if m.Ring > w.d.Ring || m.Ring == w.d.Ring && m.Wave > w.d.Wave || c.control.doubtfulIn(m.ClusterID) {
 			continue
 		}
 		switch {
@@ -203,8 +222,8 @@ func (c *census) rollBack(d *Decision) {
 	w := c.newWork(d)
 	var proving, others []int
 	busy := 0
-	for i, s := range c.stand {
-		m := &c.v.Members[i]
+	for i := range c.facts {
+		m, s := &c.v.Members[i], c.facts[i].stand
 		moved := s == standAside && c.v.Unverifiable == fleet.UnverifiableMove
 		switch {
 		case s != standProving && s != standSound && s != standFaulty && s != standDoubted && !moved:

@@ -2,6 +2,7 @@ package exam
 
 import (
 	"container/heap"
+	"fmt"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -78,6 +79,9 @@ func (p *player) end(n int, state fleet.MemberState, e ending) {
 	if e.failed != "" {
 		m.Reason = e.failed
 		m.Strikes++
+		if p.trace != nil {
+			fmt.Fprintf(p.trace, "%-9s failed: %s\n", p.now.Round(time.Second), p.truth(m.InstallationID))
+		}
 	}
 	m.BadSince, m.GoodSince = time.Time{}, time.Time{}
 	switch {

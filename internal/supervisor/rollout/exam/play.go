@@ -3,6 +3,7 @@ package exam
 import (
 	"container/heap"
 	"fmt"
+	"io"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -73,12 +74,14 @@ type player struct {
 	now    time.Duration
 	every  time.Duration
 	result Result
+	trace  io.Writer
 	// tenantOf gives the world's number of each member: the plan sorts them.
 	tenantOf []int
 }
 
-// Play plays a release to its end.
-func Play(r *Release) (Result, error) {
+// Play plays a release to its end. What is decided is written to trace, a line
+// for each decision that does or says something new; nil is nowhere.
+func Play(r *Release, trace io.Writer) (Result, error) {
 	w, err := newWorld(r)
 	if err != nil {
 		return Result{}, err
@@ -88,7 +91,7 @@ func Play(r *Release) (Result, error) {
 		return Result{}, fmt.Errorf("release %s: spec: %w", r.ID, err)
 	}
 	begin := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
-	p := &player{world: w, begin: begin, every: seconds(orElse(r.Observer.EverySeconds, 30)), result: Result{Release: r}, at: map[fleet.InstallationID]int{}}
+	p := &player{world: w, begin: begin, every: seconds(orElse(r.Observer.EverySeconds, 30)), trace: trace, result: Result{Release: r}, at: map[fleet.InstallationID]int{}}
 	p.view.Rollout = fleet.Rollout{ID: fleet.RolloutID(r.ID), Spec: spec, State: fleet.RolloutRunning, CreatedAt: begin}
 	members := make([]fleet.RolloutMember, len(w.tenants))
 	for i := range members {
@@ -120,6 +123,7 @@ func Play(r *Release) (Result, error) {
 	for n := range p.view.Members {
 		p.at[p.view.Members[n].InstallationID] = n
 	}
+	p.view.Index = rollout.NewIndex(p.view.Members)
 	p.churn()
 	p.run()
 	return p.result, nil
@@ -188,10 +192,41 @@ func (p *player) decide() time.Duration {
 			}
 		}
 	}
+	if p.trace != nil {
+		p.tell(&d)
+	}
 	r.State, r.Reason, r.Detail, r.Ring, r.Wave, r.WaveSince = d.State, d.Reason, d.Detail, d.Ring, d.Wave, d.WaveSince
 	p.carryOut(&d)
 	if d.Next == 0 {
 		return never
 	}
 	return p.now + d.Next
+}
+
+// tell writes a decision down, with the truth about those that are put back.
+func (p *player) tell(d *rollout.Decision) {
+	r := &p.view.Rollout
+	said := r.State == d.State && r.Reason == d.Reason && r.Ring == d.Ring && r.Wave == d.Wave
+	if said && len(d.Update)+len(d.Verify)+len(d.Retry)+len(d.RollBack)+len(d.Cleared) == 0 {
+		return
+	}
+	e := d.Evidence
+	fmt.Fprintf(p.trace, "%-9s %s ring %d wave %d: begun %d, failed %d, odds %.3g (%s), update %d, verify %d, done %d, cleared %d; %s %s\n",
+		p.now.Round(time.Second), d.State, d.Ring, d.Wave, e.Begun, e.Failures, e.Odds, e.Where, len(d.Update), len(d.Verify), len(d.Done), len(d.Cleared), d.Reason, d.Detail)
+	for what, ids := range map[string][]fleet.InstallationID{"retry": d.Retry, "cleared": d.Cleared} {
+		for _, id := range ids {
+			fmt.Fprintf(p.trace, "          %s %s\n", what, p.truth(id))
+		}
+	}
+	for _, b := range d.RollBack {
+		fmt.Fprintf(p.trace, "          back %s: %s\n", p.truth(b.ID), b.Detail)
+	}
+}
+
+// truth describes a member as it is.
+func (p *player) truth(id fleet.InstallationID) string {
+	m := &p.view.Members[p.at[id]]
+	t := &p.tenants[p.tenantOf[p.at[id]]]
+	return fmt.Sprintf("%s (%d strikes, %d attempts, last %s, affected %t, spells %d, chronic %t)",
+		m.Name, m.Strikes, m.Attempts, m.Reason, t.affected, len(t.spells), t.chronic)
 }

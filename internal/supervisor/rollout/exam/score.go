@@ -59,7 +59,7 @@ func Run(releases []Release) ([]Result, error) {
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for i := range next {
-				results[i], errs[i] = Play(&releases[i])
+				results[i], errs[i] = Play(&releases[i], nil)
 			}
 		})
 	}
