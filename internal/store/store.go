@@ -17,7 +17,8 @@ import (
 
 // Options says how to reach the database.
 type Options struct {
-	// URL is a postgres:// URL or a libpq connection string.
+	// URL is a postgres:// URL or a libpq connection string. Of several hosts in
+	// it, the one that takes writes is connected to.
 	URL string
 	// MaxConns bounds the connections of this pool; 0 is 16, and fewer than 2 are 2.
 	MaxConns int
@@ -27,6 +28,7 @@ type Options struct {
 type Store struct {
 	db       *sqlx.DB
 	url      string
+	maxConns int
 	prepared sync.Map // query text → *sqlx.Stmt
 	// preparing lets one statement be prepared at a time, and slots one
 	// transaction less than there are connections: who prepares a statement within a
@@ -39,11 +41,10 @@ type Store struct {
 // Open connects. It fails with KindUnavailable where the database does not
 // answer, and where it is a read-only standby.
 func Open(ctx context.Context, opts Options) (*Store, error) {
-	connector, err := pq.NewConnector(opts.URL)
+	connector, err := newConnector(opts.URL, dialer{answer: answerTimeout})
 	if err != nil {
-		return nil, fleet.Errorf(fleet.KindInvalid, "reading the database URL: %w", err)
+		return nil, err
 	}
-	connector.Dialer(dialer{answer: answerTimeout})
 	db := sqlx.NewDb(sql.OpenDB(connector), "postgres")
 	if opts.MaxConns == 0 {
 		opts.MaxConns = 16
@@ -52,7 +53,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	db.SetMaxOpenConns(opts.MaxConns)
 	db.SetMaxIdleConns(opts.MaxConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	s := &Store{db: db, url: opts.URL, slots: make(chan struct{}, opts.MaxConns-1), moves: allMoves()}
+	s := &Store{db: db, url: opts.URL, maxConns: opts.MaxConns, slots: make(chan struct{}, opts.MaxConns-1), moves: allMoves()}
 	if err := s.Ping(ctx); err != nil {
 		_ = db.Close()
 		return nil, err
@@ -92,7 +93,13 @@ type Tx struct {
 // read runs f, which only reads and needs no view that its statements share:
 // it saves the round trips of BEGIN and COMMIT. A statement that finds its
 // connection broken is tried on another one.
-func (s *Store) read(f func(*Tx) error) error { return f(&Tx{s: s}) }
+func (s *Store) read(f func(*Tx) error) error {
+	err := f(&Tx{s: s})
+	if isReadOnly(err) {
+		s.shed()
+	}
+	return err
+}
 
 // maxTries bounds how often a transaction that lost a deadlock or a
 // serialisation is tried; neither is expected under the lock order above.
@@ -107,6 +114,9 @@ func (s *Store) InTx(ctx context.Context, f func(*Tx) error) error {
 			break
 		}
 	}
+	if isReadOnly(err) {
+		s.shed()
+	}
 	return err
 }
 
@@ -119,7 +129,7 @@ func (s *Store) once(ctx context.Context, f func(*Tx) error) error {
 	}
 	tx, err := s.db.BeginTxx(ctx, nil)
 	if err != nil {
-		return translateBegin(err)
+		return translate("beginning a transaction", err)
 	}
 	if err := f(&Tx{tx: tx, s: s}); err != nil {
 		_ = tx.Rollback()
@@ -251,7 +261,9 @@ func translate(what string, err error) error {
 			return fmt.Errorf("%s: %w", what, err)
 		case pe.Code.Class() == "23":
 			return fleet.Errorf(fleet.KindConflict, "%s: constraint %s: %w", what, pe.Constraint, err)
-		case pe.Code.Class() == "08", pe.Code.Class() == "57", pe.Code.Class() == "53", pe.Code == "25006":
+		case pe.Code == "25006":
+			return fleet.Errorf(fleet.KindUnavailable, "%s: the database takes no writes now: %w", what, err)
+		case pe.Code.Class() == "08", pe.Code.Class() == "57", pe.Code.Class() == "53":
 			return fleet.Errorf(fleet.KindUnavailable, "%s: the database is not available: %w", what, err)
 		}
 		return fmt.Errorf("%s: %w", what, err)
@@ -261,16 +273,6 @@ func translate(what string, err error) error {
 		return fleet.Errorf(fleet.KindUnavailable, "%s: the database does not answer: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
-}
-
-// translateBegin gives an error of BEGIN its kind. The driver says READ WRITE
-// there, which a standby refuses as a feature that it does not have.
-func translateBegin(err error) error {
-	var pe *pq.Error
-	if errors.As(err, &pe) && pe.Code == "0A000" {
-		return fleet.Errorf(fleet.KindUnavailable, "the database is a read-only standby now; name the primary with --database: %w", err)
-	}
-	return translate("beginning a transaction", err)
 }
 
 // constraintOf returns the name of the constraint that err broke, if any.
