@@ -45,6 +45,7 @@ const claimSQL = `WITH interactive AS (
 	SELECT i.id FROM due JOIN installation i ON i.id = due.resource_id AND i.state = due.request_state FOR UPDATE OF i SKIP LOCKED
 ), c AS (
 	UPDATE operation o SET worker = $4, epoch = nextval('operation_epoch'), due_at = dormouse_now() + $5 * interval '1 ms',
+		step_deadline_at = o.step_deadline_at + greatest(dormouse_now() - o.due_at, interval '0'),
 		started_at = coalesce(o.started_at, dormouse_now()), revision = o.revision + 1
 	FROM due WHERE o.id = due.id AND (due.resource_id IN (SELECT id FROM beginning)
 		OR NOT EXISTS (SELECT FROM installation i WHERE i.id = due.resource_id AND i.state = due.request_state))
@@ -116,7 +117,9 @@ func (r snapshotRow) snapshot() (fleet.Snapshot, error) {
 // Claim takes operations that are due for this worker, interactive ones first,
 // under a new epoch each, in one statement; bulk ones only as far as
 // in.Interactive leaves room. Why an operation waited stays until its next
-// commit, so that a deadline can say what it waited for.
+// commit, so that a deadline can say what it waited for. The deadline itself
+// moves by the time in which nobody took the operation though it was due: while
+// every process was down, nothing can have been late.
 func (s *Store) Claim(ctx context.Context, in fleet.ClaimRequest) ([]fleet.Snapshot, error) {
 	executors := []string{fleet.ExecutorAny}
 	for _, h := range in.Executors {
@@ -182,9 +185,12 @@ func (s *Store) Extend(ctx context.Context, held map[fleet.OperationID]fleet.Epo
 	return still, err
 }
 
-const releaseSQL = `UPDATE operation SET due_at = dormouse_now(), worker = '' WHERE worker = $1 AND worker <> '' AND state = 'active'`
+const releaseSQL = `UPDATE operation SET due_at = dormouse_now(), worker = '',
+	step_deadline_at = step_deadline_at + greatest(dormouse_now() - due_at, interval '0')
+WHERE worker = $1 AND worker <> '' AND state = 'active'`
 
-// Release gives back what a worker held, when it stops or starts again.
+// Release gives back what a worker held, when it stops or starts again. Deadlines
+// move as in Claim.
 func (s *Store) Release(ctx context.Context, worker fleet.WorkerID) (int64, error) {
 	var n int64
 	err := s.InTx(ctx, func(tx *Tx) (err error) {

@@ -17,7 +17,11 @@ type View struct {
 	Unverifiable fleet.UnverifiablePolicy
 	// NoClones holds the clusters whose provider can't clone: sleepers there are unverifiable.
 	NoClones map[fleet.ClusterID]bool
-	Now      time.Time
+	// WatchedSince is since when somebody has been looking without a long break:
+	// what took too long while every process was down is not held against
+	// anything. Zero is ever since the rollout began.
+	WatchedSince time.Time
+	Now          time.Time
 }
 
 // MetricReading is an answer to the metric gate's query.
