@@ -11,13 +11,14 @@ import (
 )
 
 // snapshotColumns gather all that a step may know around the operation c.
+// Nothing in it may fail for what one row holds: no operation could be claimed then.
 const snapshotColumns = `to_jsonb(c) AS operation, to_jsonb(i) AS installation, to_jsonb(p) AS package,
 	(SELECT jsonb_agg(to_jsonb(x) ORDER BY x.created_at, x.id) FROM instance x
 		WHERE x.installation_id = i.id AND x.deleted_at IS NULL) AS instances,
 	(SELECT to_jsonb(v) FROM volume v WHERE v.installation_id = i.id AND v.role = 'application' AND v.deleted_at IS NULL) AS volume,
 	(SELECT to_jsonb(l) FROM address_lease l WHERE l.installation_id = i.id) AS lease,
 	(SELECT jsonb_build_object('package', to_jsonb(tp), 'config', gr.config) FROM group_revision gr JOIN package tp ON tp.id = gr.config ->> 'package_id'
-		WHERE c.kind = 'verify' AND gr.group_id = i.group_id AND gr.number = (c.rollout ->> 'to')::bigint) AS target,
+		WHERE c.kind = 'verify' AND gr.group_id = i.group_id AND gr.number = CASE WHEN c.rollout ->> 'to' ~ '^[0-9]{1,18}$' THEN (c.rollout ->> 'to')::bigint END) AS target,
 	to_jsonb(cl) AS cluster,
 	(SELECT jsonb_agg(to_jsonb(h)) FROM (
 		(SELECT * FROM host WHERE id = i.held_host_id)

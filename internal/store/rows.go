@@ -33,7 +33,7 @@ func (j jsonText) into(dest any) error {
 		return nil
 	}
 	if err := json.Unmarshal(j.b, dest); err != nil {
-		return fmt.Errorf("decoding a stored JSON column: %w", err)
+		return fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	return nil
 }
@@ -98,7 +98,8 @@ type operationRow struct {
 	FinishedAt     sql.NullTime   `db:"op_finished_at"`
 }
 
-// operation returns nil where the row is absent.
+// operation returns nil where the row is absent; where a part of it can't be
+// read, the rest is there.
 func (r operationRow) operation() (*fleet.Operation, error) {
 	if !r.ID.Valid {
 		return nil, nil //nolint:nilnil // absent is an answer here, as in a LEFT JOIN
@@ -115,10 +116,7 @@ func (r operationRow) operation() (*fleet.Operation, error) {
 		ErrorKind: fleet.ErrorKind(r.ErrorKind.String), FailReason: fleet.Reason(r.FailReason.String), Error: r.Error.String,
 		Revision: r.Revision.Int64, CreatedAt: timeOf(r.CreatedAt), StartedAt: timeOf(r.StartedAt), FinishedAt: timeOf(r.FinishedAt),
 	}
-	if err := r.Steps.into(&o.Steps); err != nil {
-		return nil, err
-	}
-	return o, r.Observed.into(&o.Observed)
+	return o, parts(part{r.Steps, &o.Steps}, part{r.Observed, &o.Observed})
 }
 
 // nullTime is null for the zero time.

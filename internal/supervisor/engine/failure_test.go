@@ -129,7 +129,9 @@ func TestAfterItsDeadlineAStepIsRunOnce(t *testing.T) {
 		"ItHasNot": {func(context.Context, *fleet.Snapshot) (fleet.Outcome, error) {
 			return fleet.Wait(time.Second, fleet.WaitHealthy, "HTTP 500"), nil
 		}, fleet.OperationFailed, "step await did not end in time: it was waiting-for-health HTTP 500"},
-		"NobodyAnswers": {func(context.Context, *fleet.Snapshot) (fleet.Outcome, error) { return fleet.Outcome{}, errors.New("no route") },
+		"NobodyAnswers": {func(context.Context, *fleet.Snapshot) (fleet.Outcome, error) {
+			return fleet.Outcome{}, errors.New("no route")
+		},
 			fleet.OperationFailed, "step await did not end in time: no route"},
 		"ItDidAPartOfIt": {func(context.Context, *fleet.Snapshot) (fleet.Outcome, error) {
 			return fleet.Repeat(fleet.Changes{Observed: map[string]string{"seen": "yes"}}), nil
@@ -329,4 +331,26 @@ func TestRollback(t *testing.T) {
 		require.Len(t, r, 1)
 		require.Equal(t, fleet.ReasonNotHealthy, op.FailReason)
 	})
+}
+
+// The database refused what a rollout had decided, again and again: its operation
+// was failed, and nothing carried the rollout out any more.
+func TestAnEndlessOperationIsNotFailedForItsOutcome(t *testing.T) {
+	t.Parallel()
+	var refused atomic.Int32
+	x := newWorld(t, &engine.Workflow{Endless: true, Steps: []engine.Step{{Name: "a", Run: advance}}},
+		func(o *engine.Options) { o.MaxAttempts, o.Poll = 3, time.Second })
+	x.store.onCommit = func(r []fleet.Result) error {
+		if r[0].Done != "" && refused.Add(1) <= 5 {
+			return errors.New("invalid input syntax for type json")
+		}
+		return nil
+	}
+	id := x.add("1", fleet.ClassInteractive)
+	x.run()
+	x.eventually(func() bool { return x.op(id).State.Finished() }, 100*time.Millisecond)
+	require.Equal(t, fleet.OperationSucceeded, x.op(id).State)
+	r := x.results(id)
+	require.Equal(t, 5, r[4].Attempt)
+	require.Contains(t, r[4].Error, "invalid input syntax")
 }

@@ -233,6 +233,8 @@ func settle(m *fleet.RolloutMember, l fleet.MemberLook, look fleet.RolloutLook) 
 	inWork := m.State == fleet.MemberRolling || m.State == fleet.MemberVerifying || m.State == fleet.MemberRollingBack
 	switch {
 	case m.State == fleet.MemberGone:
+	case m.State == fleet.MemberWaiting && l.Malformed != "":
+		m.State, m.Reason, m.Detail = fleet.MemberFailed, fleet.ReasonPanic, l.Malformed // never begun, and not to be tried again
 	case l.Installation == fleet.StateDeleted || l.Installation == fleet.StateDeletionRequested || l.Installation == fleet.StateDeletionInProgress:
 		end(fleet.MemberGone, "", "")
 	case m.State == fleet.MemberWaiting && l.Pinned == look.Rollout.To && !l.Busy:
