@@ -206,6 +206,8 @@ type MemberLook struct {
 	Work       OperationState `json:"work"`
 	WorkReason Reason         `json:"work_reason"`
 	WorkError  string         `json:"work_error"`
+	// Malformed says what of the member can't be read; empty where all is well.
+	Malformed string `json:"malformed"`
 }
 
 // RolloutSeen tells a rollout as it was last written: by whom, and how often.

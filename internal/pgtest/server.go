@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -100,12 +101,16 @@ func connect(ctx context.Context, at string) (*server, error) {
 }
 
 // start runs a server of our own in a new directory under base.
-func start(ctx context.Context, base string) (*server, error) {
+func start(ctx context.Context, base string) (*server, error) { return launch(ctx, base, "") }
+
+// launch is start, with more settings, as a standby of the server with that
+// socket directory where one is named.
+func launch(ctx context.Context, base, primary string, more ...string) (*server, error) {
 	found, err := devpg.Find(ctx)
 	if err != nil {
 		return nil, err
 	}
-	arguments := append([]string{"-c", watchdog, "watchdog.sh", base, found[0].BinDir}, settings(found[0])...)
+	arguments := slices.Concat([]string{"-c", watchdog, "watchdog.sh", base, found[0].BinDir, primary}, settings(found[0]), more)
 	cmd := exec.Command("/bin/sh", arguments...)
 	// Of a session of its own: Ctrl-C and a kill of our process group are not for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

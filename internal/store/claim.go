@@ -13,13 +13,14 @@ import (
 )
 
 // snapshotColumns gather all that a step may know around the operation c.
+// Nothing in it may fail for what one row holds: no operation could be claimed then.
 const snapshotColumns = `to_jsonb(c) AS operation, to_jsonb(i) AS installation, to_jsonb(p) AS package,
 	(SELECT jsonb_agg(to_jsonb(x) ORDER BY x.created_at, x.id) FROM instance x
 		WHERE x.installation_id = i.id AND x.deleted_at IS NULL) AS instances,
 	(SELECT to_jsonb(v) FROM volume v WHERE v.installation_id = i.id AND v.role = 'application' AND v.deleted_at IS NULL) AS volume,
 	(SELECT to_jsonb(l) FROM address_lease l WHERE l.installation_id = i.id) AS lease,
 	(SELECT jsonb_build_object('package', to_jsonb(tp), 'config', gr.config) FROM group_revision gr JOIN package tp ON tp.id = gr.config ->> 'package_id'
-		WHERE c.kind = 'verify' AND gr.group_id = i.group_id AND gr.number = (c.rollout ->> 'to')::bigint) AS target,
+		WHERE c.kind = 'verify' AND gr.group_id = i.group_id AND gr.number = CASE WHEN c.rollout ->> 'to' ~ '^[0-9]{1,18}$' THEN (c.rollout ->> 'to')::bigint END) AS target,
 	to_jsonb(cl) AS cluster,
 	(SELECT jsonb_agg(to_jsonb(h)) FROM (
 		(SELECT * FROM host WHERE id = i.held_host_id)
@@ -47,6 +48,7 @@ const claimSQL = `WITH interactive AS (
 	SELECT i.id FROM due JOIN installation i ON i.id = due.resource_id AND i.state = due.request_state FOR UPDATE OF i SKIP LOCKED
 ), c AS (
 	UPDATE operation o SET worker = $4, epoch = nextval('operation_epoch'), due_at = dormouse_now() + $5 * interval '1 ms',
+		step_deadline_at = o.step_deadline_at + greatest(dormouse_now() - o.due_at, interval '0'),
 		started_at = coalesce(o.started_at, dormouse_now()), revision = o.revision + 1
 	FROM due WHERE o.id = due.id AND (due.resource_id IN (SELECT id FROM beginning)
 		OR NOT EXISTS (SELECT FROM installation i WHERE i.id = due.resource_id AND i.state = due.request_state))
@@ -118,7 +120,9 @@ func (r snapshotRow) snapshot() (fleet.Snapshot, error) {
 // Claim takes operations that are due for this worker, interactive ones first,
 // under a new epoch each, in one statement; bulk ones only as far as
 // in.Interactive leaves room. Why an operation waited stays until its next
-// commit, so that a deadline can say what it waited for.
+// commit, so that a deadline can say what it waited for. The deadline itself
+// moves by the time in which nobody took the operation though it was due: while
+// every process was down, nothing can have been late.
 func (s *Store) Claim(ctx context.Context, in fleet.ClaimRequest) ([]fleet.Snapshot, error) {
 	executors := []string{fleet.ExecutorAny}
 	for _, h := range in.Executors {
@@ -184,9 +188,12 @@ func (s *Store) Extend(ctx context.Context, held map[fleet.OperationID]fleet.Epo
 	return still, err
 }
 
-const releaseSQL = `UPDATE operation SET due_at = dormouse_now(), worker = '' WHERE worker = $1 AND worker <> '' AND state = 'active'`
+const releaseSQL = `UPDATE operation SET due_at = dormouse_now(), worker = '',
+	step_deadline_at = step_deadline_at + greatest(dormouse_now() - due_at, interval '0')
+WHERE worker = $1 AND worker <> '' AND state = 'active'`
 
-// Release gives back what a worker held, when it stops or starts again.
+// Release gives back what a worker held, when it stops or starts again. Deadlines
+// move as in Claim.
 func (s *Store) Release(ctx context.Context, worker fleet.WorkerID) (int64, error) {
 	var n int64
 	err := s.InTx(ctx, func(tx *Tx) (err error) {

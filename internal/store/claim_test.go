@@ -161,3 +161,43 @@ func TestMalformedRowStopsOnlyItself(t *testing.T) {
 		require.False(t, w.commit(r)[0].Stale)
 	}
 }
+
+// While every process was down, nothing can have been late: what was due then, or
+// held by who died, has as much time left as it had.
+func TestDeadlinesMoveByTheTimeInWhichNobodyLooked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	at := func(offset string) {
+		w.sqlExec(t, fmt.Sprintf("CREATE OR REPLACE FUNCTION dormouse_now() RETURNS timestamptz LANGUAGE sql STABLE AS "+
+			"$$SELECT timestamptz '2031-05-06 07:00Z' + interval '%s'$$", offset))
+	}
+	at("0")
+	for _, name := range []string{"due", "held", "signalled"} {
+		w.create(name)
+	}
+	for _, s := range w.claim() {
+		r := step(s, fleet.Changes{})
+		r.DeadlineMillis, r.DueMillis = time.Minute.Milliseconds(), (10 * time.Second).Milliseconds()
+		r.Keep = s.Installation.Name == "held"
+		require.False(t, w.commit(r)[0].Stale)
+	}
+	left := func(name string) string {
+		return w.text(t, "SELECT (step_deadline_at - dormouse_now())::text FROM operation WHERE resource_name = $1", name)
+	}
+	at("5 seconds")
+	s, err := w.Claim(context.Background(), fleet.ClaimRequest{Worker: "w1", Signalled: []fleet.OperationID{w.installation("signalled").Operation.ID}, Lease: 55 * time.Second})
+	require.NoError(t, err)
+	require.Len(t, s, 1)
+	require.Equal(t, 55*time.Second, s[0].Operation.StepDeadlineAt.Sub(s[0].Now), "it was not due yet")
+
+	at("1 hour")
+	n, err := w.Release(context.Background(), "w1")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, n)
+	require.Equal(t, "00:00:50", left("held"))
+	require.Equal(t, "00:00:00", left("signalled"), "its lease ran to the deadline")
+	at("2 hours")
+	require.Len(t, w.claim(), 3)
+	require.Equal(t, "00:00:50", left("held"))
+	require.Equal(t, "00:00:50", left("due"))
+}

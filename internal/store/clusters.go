@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"dormouse/internal/fleet"
@@ -24,14 +25,10 @@ type clusterRow struct {
 
 func (r clusterRow) view() (fleet.ClusterView, error) {
 	var v fleet.ClusterView
-	if err := r.Cluster.into(&v.Cluster); err != nil {
-		return v, err
-	}
-	if err := r.Hosts.into(&v.Hosts); err != nil {
-		return v, err
-	}
-	var err error
-	v.Operation, err = r.operation()
+	err := parts(part{r.Cluster, &v.Cluster}, part{r.Hosts, &v.Hosts})
+	op, err2 := r.operation()
+	v.Operation = op
+	err = shown(&v.StateDetail, errors.Join(err, err2))
 	return v, err
 }
 

@@ -33,15 +33,12 @@ type groupRow struct {
 }
 
 func (r groupRow) view() (v fleet.GroupView, err error) {
-	for _, part := range []struct {
-		from jsonText
-		into any
-	}{{r.Group, &v.Group}, {r.Config, &v.Config}, {r.LatestConfig, &v.LatestConfig}, {r.Members, &v.Members}, {r.Rollout, &v.Rollout}} {
-		if err := part.from.into(part.into); err != nil {
+	if err := r.Rollout.into(&v.Rollout); err != nil { // it is shown only
+		if err := shown(&v.Rollout.Detail, err); err != nil {
 			return v, err
 		}
 	}
-	return v, nil
+	return v, parts(part{r.Group, &v.Group}, part{r.Config, &v.Config}, part{r.LatestConfig, &v.LatestConfig}, part{r.Members, &v.Members})
 }
 
 // Group finds one that is not deleted, by ID or by name.
@@ -86,7 +83,8 @@ func (s *Store) ListGroups(ctx context.Context, page fleet.Page) ([]fleet.GroupV
 		}
 		for _, r := range rows {
 			v, err := r.view()
-			if err != nil {
+			var unsaid string // a group has no place for it: Group, which is read to be changed, refuses it
+			if err := shown(&unsaid, err); err != nil {
 				return err
 			}
 			out = append(out, v)

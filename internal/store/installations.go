@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 
 	"github.com/lib/pq"
 
@@ -36,7 +37,8 @@ LEFT JOIN package rp ON rp.id = i.running_package_id
 LEFT JOIN package vp ON vp.id = i.verified_package_id
 LEFT JOIN LATERAL (
 	SELECT n.id, n.role, n.host_id, n.provider_ref, n.serving, n.power, n.endpoints, n.exit_record, n.restarts, n.created_at,
-		n.spec ->> 'image' AS image, (n.spec ->> 'memory_mib')::int AS x_memory_mib, (n.spec ->> 'generation')::bigint AS x_generation
+		n.spec ->> 'image' AS image, CASE jsonb_typeof(n.spec -> 'memory_mib') WHEN 'number' THEN (n.spec -> 'memory_mib')::int END AS x_memory_mib,
+		CASE jsonb_typeof(n.spec -> 'generation') WHEN 'number' THEN (n.spec -> 'generation')::bigint END AS x_generation
 	FROM instance n
 	WHERE n.installation_id = i.id AND n.deleted_at IS NULL AND NOT n.clone
 	ORDER BY n.serving DESC, n.created_at DESC LIMIT 1) x ON true
@@ -122,14 +124,7 @@ func (r viewRow) view() (fleet.InstallationView, error) {
 	for _, k := range r.Queued {
 		v.Queued = append(v.Queued, fleet.OperationKind(k))
 	}
-	for _, part := range []struct {
-		from jsonText
-		into any
-	}{{r.Env, &v.Env}, {r.Secrets, &v.Secrets}, {r.Labels, &v.Labels}, {r.Ports, &v.Ports}, {r.Own, &v.Own}} {
-		if err := part.from.into(part.into); err != nil {
-			return v, err
-		}
-	}
+	malformed := parts(part{r.Env, &v.Env}, part{r.Secrets, &v.Secrets}, part{r.Labels, &v.Labels}, part{r.Ports, &v.Ports}, part{r.Own, &v.Own})
 	if r.XID.Valid {
 		v.Instance = &fleet.Instance{
 			ID: fleet.InstanceID(r.XID.String), InstallationID: v.ID, Role: fleet.Role(r.XRole.String), ClusterID: v.ClusterID,
@@ -137,15 +132,11 @@ func (r viewRow) view() (fleet.InstallationView, error) {
 			Power: fleet.Power(r.XPower.String), Restarts: int(r.XRestarts.Int64), CreatedAt: timeOf(r.XCreatedAt),
 			Spec: fleet.InstanceConfig{Image: fleet.ImageID(r.XImage.String), MemoryMiB: int(r.XMemoryMiB.Int64), Generation: r.XGeneration.Int64},
 		}
-		if err := r.XEndpoints.into(&v.Instance.Endpoints); err != nil {
-			return v, err
-		}
-		if err := r.XExit.into(&v.Instance.Exit); err != nil {
-			return v, err
-		}
+		malformed = errors.Join(malformed, parts(part{r.XEndpoints, &v.Instance.Endpoints}, part{r.XExit, &v.Instance.Exit}))
 	}
-	var err error
-	v.Operation, err = r.operation()
+	op, err := r.operation()
+	v.Operation = op
+	err = shown(&v.StateDetail, errors.Join(malformed, err))
 	return v, err
 }
 

@@ -25,7 +25,7 @@ var errLeadLost = fleet.Errorf(fleet.KindUnavailable, "the connection that held 
 // leader costs no statement. Lead returns run's error; ctx's where it ended
 // before the lead was had, KindUnavailable where the database does not answer.
 func (s *Store) Lead(ctx context.Context, name string, run func(context.Context) error) error {
-	c, err := dialLead(s.url)
+	c, err := dialLead(primaryOnly(s.url))
 	if err != nil {
 		return translate("connecting to lead "+name, err)
 	}

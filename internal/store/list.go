@@ -21,7 +21,7 @@ const pageSQL = `SELECT i.id, i.owner, i.name, i.cluster_id, i.state, i.state_re
 FROM (SELECT * FROM installation i WHERE i.deleted_at IS NULL AND %s) i
 LEFT JOIN LATERAL (
 	SELECT n.id, n.host_id, n.serving, n.power, n.endpoints, n.exit_record, n.restarts, n.created_at,
-		n.spec ->> 'image' AS image, (n.spec ->> 'memory_mib')::int AS memory_mib
+		n.spec ->> 'image' AS image, CASE jsonb_typeof(n.spec -> 'memory_mib') WHEN 'number' THEN (n.spec -> 'memory_mib')::int END AS memory_mib
 	FROM instance n WHERE n.installation_id = i.id AND n.deleted_at IS NULL AND NOT n.clone OFFSET 0) x ON true
 LEFT JOIN host h ON h.id = x.host_id
 LEFT JOIN LATERAL (SELECT * FROM operation a WHERE a.resource_id = i.id AND a.state = 'active' OFFSET 0) o ON true

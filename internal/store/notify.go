@@ -31,7 +31,7 @@ const (
 // ends, with its error, or where it can't begin. f must not block for long;
 // several notifications may make one call. Nothing may depend on one arriving.
 func (s *Store) Listen(ctx context.Context, channel string, f func()) error {
-	l := pq.NewListener(s.url, listenAgain, listenAgainMax, nil)
+	l := pq.NewListener(primaryOnly(s.url), listenAgain, listenAgainMax, nil)
 	defer l.Close()
 	listening := make(chan error, 1)
 	go func() { listening <- l.Listen(channel) }() // it waits for the first connection

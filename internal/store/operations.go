@@ -31,10 +31,8 @@ func (t *Tx) operation(ctx context.Context, id fleet.OperationID) (fleet.Operati
 		return fleet.Operation{}, err
 	}
 	op, err := r.operation()
-	if err != nil {
-		return fleet.Operation{}, err
-	}
-	return *op, nil
+	err = shown(&op.Error, err)
+	return *op, err
 }
 
 func operationStates() []fleet.OperationState {
@@ -56,7 +54,7 @@ func (s *Store) ListOperations(ctx context.Context, q fleet.OperationQuery) ([]f
 		}
 		for _, r := range rows {
 			op, err := r.operation()
-			if err != nil {
+			if err = shown(&op.Error, err); err != nil {
 				return err
 			}
 			ops = append(ops, *op)

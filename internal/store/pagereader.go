@@ -2,6 +2,7 @@ package store
 
 import (
 	"database/sql"
+	"errors"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -57,19 +58,19 @@ func (p *pageReader) read(rows *sql.Rows) error {
 	if err := rows.Scan(p.dests...); err != nil {
 		return err
 	}
-	instance, err := r.readInstance()
-	if err != nil {
-		return err
-	}
+	instance, malformed := r.readInstance()
 	if n := len(p.views); n > 0 && string(p.views[n-1].ID) == r.id {
 		// Another instance of the same one.
+		if err := shown(&p.views[n-1].StateDetail, malformed); err != nil {
+			return err
+		}
 		if v := &p.views[n-1]; shownBefore(instance, v.Instance) {
 			v.Instance, v.HostName = instance, string(r.instance.host)
 		}
 		return nil
 	}
 	v, err := r.view()
-	if err != nil {
+	if err = errors.Join(err, shown(&v.StateDetail, malformed)); err != nil {
 		return err
 	}
 	v.Instance = instance
@@ -98,24 +99,18 @@ func (r *pageRow) view() (fleet.InstallationView, error) {
 		},
 		HostName: string(r.instance.host),
 	}
+	var errs [4]error
+	v.Env, errs[0] = decodeTexts(r.env)
+	v.Secrets, errs[1] = decodeTexts(r.secrets)
+	v.Labels, errs[2] = decodeTexts(r.labels)
+	errs[3] = (jsonText{r.own}).into(&v.Own)
+	malformed := errors.Join(errs[:]...)
 	var err error
-	if v.Env, err = decodeTexts(r.env); err != nil {
-		return v, err
-	}
-	if v.Secrets, err = decodeTexts(r.secrets); err != nil {
-		return v, err
-	}
-	if v.Labels, err = decodeTexts(r.labels); err != nil {
-		return v, err
-	}
-	if err := (jsonText{r.own}).into(&v.Own); err != nil {
-		return v, err
-	}
 	if v.Operation, err = r.operation.operation(); v.Operation != nil {
 		v.Operation.ResourceType, v.Operation.ResourceID, v.Operation.ResourceName, v.Operation.Owner =
 			fleet.ResourceInstallation, r.id, r.name, r.owner
 	}
-	return v, err
+	return v, shown(&v.StateDetail, errors.Join(malformed, err))
 }
 
 // readInstance returns nil where there is none.
@@ -130,8 +125,6 @@ func (r *pageRow) readInstance() (*fleet.Instance, error) {
 		Spec: fleet.InstanceConfig{Image: fleet.ImageID(x.image), MemoryMiB: int(x.memoryMiB.Int64)},
 	}
 	var err error
-	if out.Endpoints, err = decodeArray(x.endpoints, setEndpoint); err != nil {
-		return nil, err
-	}
-	return out, jsonText{x.exit}.into(&out.Exit)
+	out.Endpoints, err = decodeArray(x.endpoints, setEndpoint)
+	return out, errors.Join(err, jsonText{x.exit}.into(&out.Exit))
 }

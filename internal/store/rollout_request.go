@@ -110,6 +110,12 @@ const (
 	WHERE id = $1 RETURNING id
 ), op AS (
 	UPDATE operation o SET due_at = dormouse_now() FROM r WHERE o.resource_id = r.id AND o.state = 'active' AND o.worker = ''
+), anew AS (
+	-- It ends before its rollout only where its row could not be read.
+	INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, class, state, request_state, generation)
+	SELECT $9, 'rollout', 'rollout', r.id, g.name, 0, 'active', '', 1 + coalesce((SELECT max(generation) FROM operation n WHERE n.resource_id = r.id), 0)
+	FROM r JOIN rollout old ON old.id = r.id JOIN installation_group g ON g.id = old.group_id
+	WHERE NOT $4 AND NOT EXISTS (SELECT FROM operation a WHERE a.resource_id = r.id AND a.state = 'active')
 ), key AS (
 	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id) SELECT $5, $6, id, '' FROM r WHERE $5 <> ''
 )
@@ -121,7 +127,8 @@ WHERE rollout_id = $1 AND state = 'failed'`
 )
 
 // ControlRollout carries a verb out. KindNotAccepted where the rollout's state
-// does not take it, KindStale where IfMatch is another version.
+// does not take it, KindStale where IfMatch is another version. A rollout that
+// goes on and that nothing carries out any more gets an operation anew.
 func (s *Store) ControlRollout(ctx context.Context, in fleet.RolloutControl) (fleet.RolloutView, error) {
 	return s.rolloutRequest(ctx, in.Key, func(tx *Tx) (string, error) {
 		var id fleet.RolloutID
@@ -151,7 +158,7 @@ func (s *Store) ControlRollout(ctx context.Context, in fleet.RolloutControl) (fl
 			}
 		}
 		_, err = tx.exec(ctx, "controlling the rollout", controlSQL, in.ID, to, in.Verb == fleet.RolloutForce, to.Finished(),
-			in.Key.Key, in.Key.RequestHash, v.State, in.Verb)
+			in.Key.Key, in.Key.RequestHash, v.State, in.Verb, fleet.NewID())
 		return string(in.ID), err
 	})
 }

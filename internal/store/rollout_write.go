@@ -18,9 +18,10 @@ const settled = `group_revision = r.number,
 		generation = i.generation + 1, version = i.version + 1, updated_at = dormouse_now()`
 
 const pinSQL = `UPDATE installation i SET ` + settled + `
-FROM group_revision r WHERE i.id = $1 AND r.group_id = i.group_id AND r.number = $2`
+FROM group_revision r WHERE i.id = $1 AND r.group_id = i.group_id AND r.number = $2 AND ` + ownIsSound
 
-// pin moves an installation to a revision of its group; nothing where it has left the group.
+// pin moves an installation to a revision of its group; nothing where it has left
+// the group, or where what it sets itself can't be read.
 func (t *Tx) pin(ctx context.Context, id fleet.InstallationID, number fleet.RevisionNumber) error {
 	_, err := t.exec(ctx, "pinning a revision", pinSQL, id, number)
 	return err
@@ -52,7 +53,7 @@ SELECT group_id FROM r`
 	WHERE installation_id = ANY ($3)
 ), able AS MATERIALIZED (
 	SELECT w.*, i.name, i.owner, i.state, i.group_id, i.generation FROM want w JOIN installation i ON i.id = w.installation_id
-	WHERE i.deleted_at IS NULL AND i.group_id = $1
+	WHERE i.deleted_at IS NULL AND i.group_id = $1 AND ` + ownIsSound + `
 		AND i.state = ANY (CASE w.kind WHEN 'verify' THEN ARRAY['hibernating'] ELSE $4::text[] END)
 		AND NOT EXISTS (SELECT FROM operation o WHERE o.resource_id = i.id AND o.state IN ('active', 'queued'))
 ), moved AS (

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -29,20 +30,15 @@ type rolloutRow struct {
 }
 
 func (r rolloutRow) view() (v fleet.RolloutView, err error) {
-	for _, part := range []struct {
-		from jsonText
-		into any
-	}{{r.Rollout, &v.Rollout}, {r.Counts, &v.Counts}, {r.Failures, &v.Failures}} {
-		if err := part.from.into(part.into); err != nil {
-			return v, err
-		}
-	}
+	err = parts(part{r.Rollout, &v.Rollout}, part{r.Counts, &v.Counts}, part{r.Failures, &v.Failures})
 	for _, c := range v.Counts {
 		if c.State != fleet.MemberGone {
 			v.Total += c.N
 		}
 	}
-	v.Operation, err = r.operation()
+	op, err2 := r.operation()
+	v.Operation = op
+	err = shown(&v.Detail, errors.Join(err, err2))
 	return v, err
 }
 
@@ -99,7 +95,7 @@ func (s *Store) ListRollouts(ctx context.Context, q fleet.RolloutQuery) ([]fleet
 		}
 		for _, r := range rows {
 			var v fleet.RolloutView
-			if err := r.into(&v.Rollout); err != nil {
+			if err := shown(&v.Detail, r.into(&v.Rollout)); err != nil {
 				return err
 			}
 			out = append(out, v)
@@ -121,8 +117,10 @@ func (s *Store) RolloutMembers(ctx context.Context, q fleet.MemberQuery) ([]flee
 		}
 		return tx.decode(ctx, "listing members", membersSQL, func(j jsonText) error {
 			var m fleet.RolloutMember
+			err := j.into(&m)
+			err = shown(&m.Detail, err)
 			out = append(out, m)
-			return j.into(&out[len(out)-1])
+			return err
 		}, q.Rollout, q.After, q.State, q.Limit)
 	})
 	return out, err
@@ -144,7 +142,7 @@ func (t *Tx) decode(ctx context.Context, what, query string, f func(jsonText) er
 
 // candidatesSQL returns the members of a group that do not pin a revision.
 const candidatesSQL = `SELECT jsonb_build_object('installation_id', i.id, 'name', i.name, 'from_revision', i.group_revision, 'cluster_id', i.cluster_id,
-	'memory_mib', i.memory_mib, 'labels', i.labels, 'state', 'waiting', 'asleep', i.state = 'hibernating',
+	'memory_mib', i.memory_mib, 'labels', i.labels, 'state', 'waiting', 'asleep', i.state = 'hibernating', 'malformed', ` + malformedSQL + `,
 	'busy', EXISTS (SELECT FROM operation o WHERE o.resource_id = i.id AND o.state = 'active')) AS member
 FROM installation i
 WHERE i.group_id = $1 AND i.deleted_at IS NULL AND i.group_revision <> $2
@@ -182,8 +180,13 @@ func planned(g fleet.GroupView, to fleet.RevisionNumber) (fleet.Rollout, error) 
 func (t *Tx) candidates(ctx context.Context, r fleet.Rollout) ([]fleet.RolloutMember, error) {
 	out := []fleet.RolloutMember{}
 	err := t.decode(ctx, "finding what a rollout moves", candidatesSQL, func(j jsonText) error {
-		out = append(out, fleet.RolloutMember{})
-		return j.into(&out[len(out)-1])
+		var l fleet.MemberLook
+		err := shown(&l.Malformed, j.into(&l))
+		if l.Malformed != "" {
+			unreadableMember(&l.RolloutMember, l.Malformed)
+		}
+		out = append(out, l.RolloutMember)
+		return err
 	}, r.GroupID, r.To, r.ID)
 	return out, err
 }
@@ -194,7 +197,7 @@ const (
 	'installation', CASE WHEN i.id IS NULL OR i.deleted_at IS NOT NULL OR i.group_id IS DISTINCT FROM $2 THEN 'deleted' ELSE i.state END,
 	'asleep', coalesce(i.state = 'hibernating', false), 'verified', coalesce(i.verified_package_id = i.package_id, false),
 	'busy', EXISTS (SELECT FROM operation b WHERE b.resource_id = m.installation_id AND b.state = 'active' AND b.id <> m.operation_id),
-	'work', coalesce(o.state, ''), 'work_reason', coalesce(o.fail_reason, ''), 'work_error', coalesce(o.error, '')) AS look
+	'malformed', coalesce(` + malformedSQL + `, ''), 'work', coalesce(o.state, ''), 'work_reason', coalesce(o.fail_reason, ''), 'work_error', coalesce(o.error, '')) AS look
 FROM rollout_member m
 LEFT JOIN installation i ON i.id = m.installation_id
 LEFT JOIN operation o ON o.id = m.operation_id
@@ -208,7 +211,8 @@ WHERE r.id = $1`
 )
 
 // LookAtRollout returns a rollout and its members: all unless the rollout is as
-// known, else those in work.
+// known, else those in work. A member that can't be read is returned as far as it
+// can; the rollout itself must be readable.
 func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (fleet.RolloutLook, error) {
 	var look fleet.RolloutLook
 	err := s.read(func(tx *Tx) error {
@@ -240,8 +244,10 @@ func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fle
 			}
 		}
 		return tx.decode(ctx, "looking at a rollout's members", query, func(j jsonText) error {
-			look.Members = append(look.Members, fleet.MemberLook{})
-			return j.into(&look.Members[len(look.Members)-1])
+			var l fleet.MemberLook
+			err := shown(&l.Malformed, j.into(&l))
+			look.Members = append(look.Members, l)
+			return err
 		}, id, look.Rollout.GroupID)
 	})
 	return look, err

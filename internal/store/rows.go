@@ -3,6 +3,7 @@ package store
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -33,7 +34,7 @@ func (j jsonText) into(dest any) error {
 		return nil
 	}
 	if err := json.Unmarshal(j.b, dest); err != nil {
-		return fmt.Errorf("decoding a stored JSON column: %w", err)
+		return fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	return nil
 }
@@ -114,7 +115,8 @@ type operationRow struct {
 	FinishedAt     sql.NullTime   `db:"op_finished_at"`
 }
 
-// operation returns nil where the row is absent.
+// operation returns nil where the row is absent; where a part of it can't be
+// read, the rest is there.
 func (r operationRow) operation() (*fleet.Operation, error) {
 	if !r.ID.Valid {
 		return nil, nil //nolint:nilnil // absent is an answer here, as in a LEFT JOIN
@@ -132,10 +134,8 @@ func (r operationRow) operation() (*fleet.Operation, error) {
 		Revision: r.Revision.Int64, CreatedAt: timeOf(r.CreatedAt), StartedAt: timeOf(r.StartedAt), FinishedAt: timeOf(r.FinishedAt),
 	}
 	var err error
-	if o.Steps, err = decodeArray(r.Steps.b, setStep); err != nil {
-		return nil, err
-	}
-	return o, r.Observed.into(&o.Observed)
+	o.Steps, err = decodeArray(r.Steps.b, setStep)
+	return o, errors.Join(err, r.Observed.into(&o.Observed))
 }
 
 // nullTime is null for the zero time.

@@ -18,7 +18,8 @@ import (
 
 // Options says how to reach the database.
 type Options struct {
-	// URL is a postgres:// URL or a libpq connection string.
+	// URL is a postgres:// URL or a libpq connection string. Of several hosts in
+	// it, the one that takes writes is connected to.
 	URL string
 	// MaxConns bounds the connections of this pool; 0 is 16, and fewer than 2 are 2.
 	MaxConns int
@@ -30,6 +31,7 @@ type Options struct {
 type Store struct {
 	db       *sqlx.DB
 	url      string
+	maxConns int
 	prepared sync.Map // query text → *sqlx.Stmt
 	// preparing lets one statement be prepared at a time, and slots one
 	// transaction less than there are connections: who prepares a statement within a
@@ -43,11 +45,10 @@ type Store struct {
 // Open connects. It fails with KindUnavailable where the database does not
 // answer, and where it is a read-only standby.
 func Open(ctx context.Context, opts Options) (*Store, error) {
-	connector, err := newConnector(opts.URL)
+	connector, err := newConnector(opts.URL, dialer{answer: answerTimeout, dial: opts.Dial})
 	if err != nil {
-		return nil, fleet.Errorf(fleet.KindInvalid, "reading the database URL: %w", err)
+		return nil, err
 	}
-	connector.Dialer(dialer{answer: answerTimeout, dial: opts.Dial})
 	db := sqlx.NewDb(sql.OpenDB(connector), "postgres")
 	if opts.MaxConns == 0 {
 		opts.MaxConns = 16
@@ -56,30 +57,13 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	db.SetMaxOpenConns(opts.MaxConns)
 	db.SetMaxIdleConns(opts.MaxConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	s := &Store{db: db, url: opts.URL, slots: make(chan struct{}, opts.MaxConns-1), moves: allMoves()}
+	s := &Store{db: db, url: opts.URL, maxConns: opts.MaxConns, slots: make(chan struct{}, opts.MaxConns-1), moves: allMoves()}
 	s.names.Store(&names{})
 	if err := s.Ping(ctx); err != nil {
 		_ = db.Close()
 		return nil, err
 	}
 	return s, nil
-}
-
-// newConnector turns the server's compilation of statements off, unless the URL
-// says otherwise. The planner does not know the limit of a prepared statement
-// and takes it for a tenth of a table: with jit on, as Postgres has it by
-// default, a page out of 1,000,000 installations was compiled anew, for a second
-// or more, whenever it was read.
-func newConnector(url string) (*pq.Connector, error) {
-	config, err := pq.NewConfig(url)
-	if err != nil {
-		return nil, err
-	}
-	if _, said := config.Runtime["jit"]; !said {
-		config = config.Clone() // makes the map
-		config.Runtime["jit"] = "off"
-	}
-	return pq.NewConnectorConfig(config)
 }
 
 // Close closes all connections.
@@ -114,7 +98,13 @@ type Tx struct {
 // read runs f, which only reads and needs no view that its statements share:
 // it saves the round trips of BEGIN and COMMIT. A statement that finds its
 // connection broken is tried on another one.
-func (s *Store) read(f func(*Tx) error) error { return f(&Tx{s: s}) }
+func (s *Store) read(f func(*Tx) error) error {
+	err := f(&Tx{s: s})
+	if isReadOnly(err) {
+		s.shed()
+	}
+	return err
+}
 
 // maxTries bounds how often a transaction that lost a deadlock or a
 // serialisation is tried; neither is expected under the lock order above.
@@ -129,6 +119,9 @@ func (s *Store) InTx(ctx context.Context, f func(*Tx) error) error {
 			break
 		}
 	}
+	if isReadOnly(err) {
+		s.shed()
+	}
 	return err
 }
 
@@ -141,7 +134,7 @@ func (s *Store) once(ctx context.Context, f func(*Tx) error) error {
 	}
 	tx, err := s.db.BeginTxx(ctx, nil)
 	if err != nil {
-		return translateBegin(err)
+		return translate("beginning a transaction", err)
 	}
 	if err := f(&Tx{tx: tx, s: s}); err != nil {
 		_ = tx.Rollback()
@@ -288,7 +281,9 @@ func translate(what string, err error) error {
 			return fmt.Errorf("%s: %w", what, err)
 		case pe.Code.Class() == "23":
 			return fleet.Errorf(fleet.KindConflict, "%s: constraint %s: %w", what, pe.Constraint, err)
-		case pe.Code.Class() == "08", pe.Code.Class() == "57", pe.Code.Class() == "53", pe.Code == "25006":
+		case pe.Code == "25006":
+			return fleet.Errorf(fleet.KindUnavailable, "%s: the database takes no writes now: %w", what, err)
+		case pe.Code.Class() == "08", pe.Code.Class() == "57", pe.Code.Class() == "53":
 			return fleet.Errorf(fleet.KindUnavailable, "%s: the database is not available: %w", what, err)
 		}
 		return fmt.Errorf("%s: %w", what, err)
@@ -298,16 +293,6 @@ func translate(what string, err error) error {
 		return fleet.Errorf(fleet.KindUnavailable, "%s: the database does not answer: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
-}
-
-// translateBegin gives an error of BEGIN its kind. The driver says READ WRITE
-// there, which a standby refuses as a feature that it does not have.
-func translateBegin(err error) error {
-	var pe *pq.Error
-	if errors.As(err, &pe) && pe.Code == "0A000" {
-		return fleet.Errorf(fleet.KindUnavailable, "the database is a read-only standby now; name the primary with --database: %w", err)
-	}
-	return translate("beginning a transaction", err)
 }
 
 // constraintOf returns the name of the constraint that err broke, if any.

@@ -9,8 +9,8 @@
 //
 // Failure: an error of a step is tried again with exponential back-off and
 // jitter, up to MaxAttempts; an error that can't be mended by trying, a
-// deadline that passed, or an outcome of Fail ends the operation, after the
-// workflow's rollback where it has one. A panic fails its step, not the process.
+// deadline that passed (after one more look), or an outcome of Fail ends the
+// operation, after the workflow's rollback where it has one. A panic fails its step, not the process.
 //
 // Nothing depends on a notification: a signal, a local wake-up or a NOTIFY only
 // makes the next look come sooner than the poll.

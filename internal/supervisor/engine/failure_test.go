@@ -116,6 +116,63 @@ func TestDeadlineFailsWithWhatItWaitedFor(t *testing.T) {
 	require.Contains(t, op.Error, "no route")
 }
 
+// A step whose deadline had passed when it was claimed was failed without a look:
+// its holder had died, and what it waited for had come true meanwhile.
+func TestAfterItsDeadlineAStepIsRunOnce(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		then engine.Run
+		want fleet.OperationState
+		why  string
+	}{
+		"ItHasComeTrue": {advance, fleet.OperationSucceeded, ""},
+		"ItHasNot": {func(context.Context, *fleet.Snapshot) (fleet.Outcome, error) {
+			return fleet.Wait(time.Second, fleet.WaitHealthy, "HTTP 500"), nil
+		}, fleet.OperationFailed, "step await did not end in time: it was waiting-for-health HTTP 500"},
+		"NobodyAnswers": {func(context.Context, *fleet.Snapshot) (fleet.Outcome, error) {
+			return fleet.Outcome{}, errors.New("no route")
+		},
+			fleet.OperationFailed, "step await did not end in time: no route"},
+		"ItDidAPartOfIt": {func(context.Context, *fleet.Snapshot) (fleet.Outcome, error) {
+			return fleet.Repeat(fleet.Changes{Observed: map[string]string{"seen": "yes"}}), nil
+		}, fleet.OperationFailed, "step await did not end in time: it was waiting-for-health HTTP 503"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var runs atomic.Int32
+			x := newWorld(t, &engine.Workflow{Steps: []engine.Step{{Name: "await", Deadline: fixed(30 * time.Second), Overdue: fleet.ReasonNotHealthy,
+				Run: func(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
+					if runs.Add(1) == 1 {
+						return fleet.Wait(10*time.Second, fleet.WaitHealthy, "HTTP 503"), nil
+					}
+					return c.then(ctx, s)
+				}}}}, func(o *engine.Options) { o.Poll = time.Second })
+			var down atomic.Bool
+			x.store.onClaim = func(fleet.ClaimRequest) error {
+				if down.Load() {
+					return fleet.Errorf(fleet.KindUnavailable, "nobody is there")
+				}
+				return nil
+			}
+			id := x.add("1", fleet.ClassInteractive)
+			x.run()
+			x.eventually(func() bool { return len(x.results(id)) == 1 }, 0)
+			down.Store(true)
+			x.clock.advance(time.Hour)
+			down.Store(false)
+			x.eventually(func() bool { return x.op(id).State.Finished() }, 100*time.Millisecond)
+			require.EqualValues(t, 2, runs.Load())
+			require.Equal(t, c.want, x.op(id).State)
+			if c.why != "" {
+				require.Equal(t, []any{fleet.ReasonNotHealthy, c.why}, []any{x.op(id).FailReason, x.op(id).Error})
+			}
+			if name == "ItDidAPartOfIt" {
+				require.Equal(t, "yes", x.op(id).Observed["seen"], "what it changed is not forgotten")
+			}
+		})
+	}
+}
+
 func errs(n int, err error) []error {
 	out := make([]error, n)
 	for i := range out {
@@ -274,4 +331,26 @@ func TestRollback(t *testing.T) {
 		require.Len(t, r, 1)
 		require.Equal(t, fleet.ReasonNotHealthy, op.FailReason)
 	})
+}
+
+// The database refused what a rollout had decided, again and again: its operation
+// was failed, and nothing carried the rollout out any more.
+func TestAnEndlessOperationIsNotFailedForItsOutcome(t *testing.T) {
+	t.Parallel()
+	var refused atomic.Int32
+	x := newWorld(t, &engine.Workflow{Endless: true, Steps: []engine.Step{{Name: "a", Run: advance}}},
+		func(o *engine.Options) { o.MaxAttempts, o.Poll = 3, time.Second })
+	x.store.onCommit = func(r []fleet.Result) error {
+		if r[0].Done != "" && refused.Add(1) <= 5 {
+			return errors.New("invalid input syntax for type json")
+		}
+		return nil
+	}
+	id := x.add("1", fleet.ClassInteractive)
+	x.run()
+	x.eventually(func() bool { return x.op(id).State.Finished() }, 100*time.Millisecond)
+	require.Equal(t, fleet.OperationSucceeded, x.op(id).State)
+	r := x.results(id)
+	require.Equal(t, 5, r[4].Attempt)
+	require.Contains(t, r[4].Error, "invalid input syntax")
 }

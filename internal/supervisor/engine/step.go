@@ -141,12 +141,12 @@ func (e *Engine) step(ctx context.Context, s *fleet.Snapshot) (res *fleet.Result
 	if !e.mayRun(p.step().executor(s)) {
 		return e.result(w, s, p) // due at once, for the host that may
 	}
-	if d := s.Operation.StepDeadlineAt; !d.IsZero() && s.Now.After(d) {
-		return e.failed(w, s, p, p.step().overdueReason(), overdue(s, p))
-	}
 	out, err := e.call(ctx, p.step(), s)
 	if err != nil && ctx.Err() != nil {
 		return nil
+	}
+	if d := s.Operation.StepDeadlineAt; !d.IsZero() && s.Now.After(d) && unfinished(out, err) {
+		return e.failedWith(w, s, p, out.Changes, p.step().overdueReason(), overdue(s, p, out, err))
 	}
 	if err != nil {
 		return e.erred(w, s, p, err)
@@ -167,24 +167,36 @@ func (e *Engine) step(ctx context.Context, s *fleet.Snapshot) (res *fleet.Result
 		}
 		return res
 	case fleet.VerdictFail:
-		after := *s
-		after.Apply(out.Changes)
-		res := e.failed(w, &after, p, out.Reason, out.Detail)
-		pin := res.Changes.Pin
-		res.Changes = out.Changes
-		res.Changes.Pin = pin
-		return res
+		return e.failedWith(w, s, p, out.Changes, out.Reason, out.Detail)
 	}
 	return e.failed(w, s, p, fleet.ReasonPanic, fmt.Sprintf("step %s returned verdict %q", p.step().Name, out.Verdict))
 }
 
-func overdue(s *fleet.Snapshot, p place) string {
-	what := "step " + p.step().Name + " did not end in time"
+// unfinished tells whether a step has come to no end by itself: past its deadline
+// it is not run again. That it is run once after the deadline, before it is
+// failed, is because nobody may have looked since: whoever held it died, and
+// what it waited for has come true meanwhile.
+func unfinished(out fleet.Outcome, err error) bool {
+	switch fleet.KindOf(err) {
+	case "":
+		return out.Verdict == fleet.VerdictWait || out.Verdict == fleet.VerdictRepeat
+	case fleet.KindFenced, fleet.KindStale, fleet.KindPermanent, fleet.KindInvalid, fleet.KindConflict:
+		return false
+	}
+	return true
+}
+
+func overdue(s *fleet.Snapshot, p place, out fleet.Outcome, err error) string {
+	what, op := "step "+p.step().Name+" did not end in time", &s.Operation
 	switch {
-	case s.Operation.WaitReason != "":
-		what += ": it was " + string(s.Operation.WaitReason) + " " + s.Operation.WaitDetail
-	case s.Operation.Attempt > 0 && !p.back: // else the error is another step's
-		what += ": " + s.Operation.Error
+	case err != nil:
+		what += ": " + err.Error()
+	case out.Reason != "":
+		what += ": it was " + string(out.Reason) + " " + out.Detail
+	case op.WaitReason != "":
+		what += ": it was " + string(op.WaitReason) + " " + op.WaitDetail
+	case op.Attempt > 0 && !p.back: // else the error is another step's
+		what += ": " + op.Error
 	}
 	return what
 }
@@ -389,6 +401,16 @@ func (e *Engine) failed(w *Workflow, s *fleet.Snapshot, p place, reason fleet.Re
 	res.State, res.To, res.ToReason, res.ToDetail = fleet.OperationFailed, to, res.FailReason, res.Error
 	res.DeadlineMillis = 0
 	settle(s, res)
+	return res
+}
+
+// failedWith is failed where the step's last run has changed something.
+func (e *Engine) failedWith(w *Workflow, s *fleet.Snapshot, p place, c fleet.Changes, reason fleet.Reason, detail string) *fleet.Result {
+	after := *s
+	after.Apply(c)
+	res := e.failed(w, &after, p, reason, detail)
+	c.Pin = res.Changes.Pin
+	res.Changes = c
 	return res
 }
 

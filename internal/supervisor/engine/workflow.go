@@ -20,7 +20,8 @@ type Step struct {
 	Run  Run
 	// Timeout bounds one run; 0 is a minute.
 	Timeout time.Duration
-	// Deadline bounds the step with all its waits and tries; 0 is ten minutes.
+	// Deadline bounds the step with all its waits and tries; 0 is ten minutes. Time
+	// in which it was due and no process took it does not count.
 	Deadline func(s *fleet.Snapshot) time.Duration
 	// Overdue is the reason of failure when the deadline has passed; empty is ReasonDeadline.
 	Overdue fleet.Reason

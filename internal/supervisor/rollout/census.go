@@ -252,7 +252,7 @@ func (c *census) mature(m *fleet.RolloutMember) bool {
 		return true
 	}
 	left := soak - c.v.Now.Sub(m.FinishedAt)
-	if left <= -soak && m.BadSince.IsZero() {
+	if left <= -soak && c.v.Now.Sub(c.v.WatchedSince) >= 2*soak && m.BadSince.IsZero() {
 		return true // nobody can see it, and it had twice the time
 	}
 	if left <= 0 {

@@ -105,11 +105,11 @@ func (c *census) halts(verdict verdict) (fleet.Reason, string) {
 	return "", ""
 }
 
-// progressAt is when something last came to an end, or could first have.
+// progressAt is when something last came to an end, or could first have been seen to.
 func (c *census) progressAt() time.Time {
 	r := &c.v.Rollout
 	at := r.CreatedAt
-	for _, t := range []time.Time{r.WaveSince, r.ProgressAt} {
+	for _, t := range []time.Time{r.WaveSince, r.ProgressAt, c.v.WatchedSince} {
 		if t.After(at) {
 			at = t
 		}

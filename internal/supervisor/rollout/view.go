@@ -20,7 +20,11 @@ type View struct {
 	// Index is one that NewIndex made of the same members in the same order, or
 	// nil. It makes Decide several times faster and changes no decision.
 	Index *Index
-	Now   time.Time
+	// WatchedSince is since when somebody has been looking without a long break:
+	// what took too long while every process was down is not held against
+	// anything. Zero is ever since the rollout began.
+	WatchedSince time.Time
+	Now          time.Time
 }
 
 // MetricReading is an answer to the metric gate's query.

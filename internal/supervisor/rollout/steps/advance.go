@@ -40,6 +40,8 @@ const (
 	metricEvery = 15 * time.Second
 	// restAtMost bounds a wait in which nothing is expected.
 	restAtMost = time.Minute
+	// breakAfter: who has not looked for longer than that was not there.
+	breakAfter = 2 * restAtMost
 )
 
 // Workflow carries rollouts out: one step that looks, decides and begins work,
@@ -62,13 +64,16 @@ type workflow struct {
 // members is what this process remembers of a rollout between two looks.
 type members struct {
 	// seen is the rollout as it is if the last decision was written.
-	seen     fleet.RolloutSeen
-	at       map[fleet.InstallationID]int
-	all      []fleet.RolloutMember
-	wholeAt  time.Time
-	healthAt time.Time
-	metricAt time.Time
-	metric   *rollout.MetricReading
+	seen fleet.RolloutSeen
+	at   map[fleet.InstallationID]int
+	all  []fleet.RolloutMember
+	// lookedAt is the last look, and watchedSince the first one without a break after it.
+	lookedAt     time.Time
+	watchedSince time.Time
+	wholeAt      time.Time
+	healthAt     time.Time
+	metricAt     time.Time
+	metric       *rollout.MetricReading
 	// moves are sleepers that can't be verified and are to be moved all the same.
 	moves []fleet.InstallationID
 }
@@ -104,9 +109,14 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 		w.forget(id)
 		return fleet.Advance(fleet.Changes{}), nil
 	}
+	if look.Now.Sub(m.lookedAt) > breakAfter {
+		m.watchedSince = look.Now
+	}
+	m.lookedAt = look.Now
 	changed := m.take(look)
 	w.observe(ctx, m, look, changed)
-	d := rollout.Decide(rollout.View{Rollout: look.Rollout, Members: m.all, Metric: m.metric, Unverifiable: look.To.Unverifiable, Now: look.Now})
+	d := rollout.Decide(rollout.View{Rollout: look.Rollout, Members: m.all, Metric: m.metric, Unverifiable: look.To.Unverifiable,
+		WatchedSince: m.watchedSince, Now: look.Now})
 	if len(m.moves) > 0 && d.State == fleet.RolloutSucceeded {
 		d.State, d.Reason, d.Detail = look.Rollout.State, fleet.WaitMembers, "sleepers that can't be verified are moved"
 	}
@@ -223,6 +233,8 @@ func settle(m *fleet.RolloutMember, l fleet.MemberLook, look fleet.RolloutLook) 
 	inWork := m.State == fleet.MemberRolling || m.State == fleet.MemberVerifying || m.State == fleet.MemberRollingBack
 	switch {
 	case m.State == fleet.MemberGone:
+	case m.State == fleet.MemberWaiting && l.Malformed != "":
+		m.State, m.Reason, m.Detail = fleet.MemberFailed, fleet.ReasonPanic, l.Malformed // never begun, and not to be tried again
 	case l.Installation == fleet.StateDeleted || l.Installation == fleet.StateDeletionRequested || l.Installation == fleet.StateDeletionInProgress:
 		end(fleet.MemberGone, "", "")
 	case m.State == fleet.MemberWaiting && l.Pinned == look.Rollout.To && !l.Busy:
