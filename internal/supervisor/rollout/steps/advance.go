@@ -74,6 +74,8 @@ type members struct {
 	healthAt     time.Time
 	metricAt     time.Time
 	metric       *rollout.MetricReading
+	// index makes decisions about all cheap.
+	index *rollout.Index
 	// moves are sleepers that can't be verified and are to be moved all the same.
 	moves []fleet.InstallationID
 }
@@ -115,7 +117,7 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 	m.lookedAt = look.Now
 	changed := m.take(look)
 	w.observe(ctx, m, look, changed)
-	d := rollout.Decide(rollout.View{Rollout: look.Rollout, Members: m.all, Metric: m.metric, Unverifiable: look.To.Unverifiable,
+	d := rollout.Decide(rollout.View{Rollout: look.Rollout, Members: m.all, Index: m.index, Metric: m.metric, Unverifiable: look.To.Unverifiable,
 		WatchedSince: m.watchedSince, Now: look.Now})
 	if len(m.moves) > 0 && d.State == fleet.RolloutSucceeded {
 		d.State, d.Reason, d.Detail = look.Rollout.State, fleet.WaitMembers, "sleepers that can't be verified are moved"
@@ -166,6 +168,9 @@ func (m *members) take(look fleet.RolloutLook) map[fleet.InstallationID]bool {
 			changed[j.InstallationID] = true
 			m.add(j)
 		}
+	}
+	if look.Whole {
+		m.index = rollout.NewIndex(m.all)
 	}
 	for _, l := range look.Members {
 		i, ok := m.at[l.InstallationID]
