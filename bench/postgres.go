@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"net/url"
 	"os/exec"
@@ -128,5 +129,13 @@ func (d *database) open(ctx context.Context) (int64, error) {
 // written, as autovacuum would in its time.
 func (d *database) settled(ctx context.Context) error {
 	_, err := d.look.ExecContext(ctx, "VACUUM ANALYZE")
+	return err
+}
+
+// ignoreNoRows makes no error of a query that finds nothing yet.
+func ignoreNoRows(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
 	return err
 }
