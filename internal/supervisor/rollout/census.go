@@ -82,9 +82,8 @@ type telling uint8
 
 const (
 	tellsNothing telling = iota
-	// It has the old release and is well, or not.
+	// It has the old release and is well.
 	tellsControlGood
-	tellsControlBad
 	// The new release is on it, for the first time or after a failure of a family.
 	tellsPassed
 	tellsResolvedBoot

@@ -20,7 +20,10 @@ func Decide(v View) Decision {
 		return d
 	}
 	c := takeCensus(&v)
-	verdict := c.judge()
+	var verdict verdict
+	if r.State != fleet.RolloutRollingBack { // there is nothing left to judge
+		verdict = c.judge()
+	}
 	d.Evidence = Evidence{Begun: c.begun, Failures: c.failures, Odds: verdict.odds, Where: verdict.where,
 		ControlBad: c.control.all.bad[c.control.grade], ControlSeen: c.control.all.known(c.control.grade)}
 	switch r.State {

@@ -46,8 +46,8 @@ type tally struct {
 	// passed are the members that the new release started on, soaked how many
 	// of them were watched for a soak, in parts.
 	passed, soaked float64
-	// controlGood and controlBad members have the old release, and answer so now.
-	controlGood, controlBad int
+	// controlGood members have the old release, and are well now.
+	controlGood int
 }
 
 // failure is what one member tells against the release.
@@ -187,12 +187,8 @@ func (c *census) weigh(i int) {
 	}
 	switch fact.stand {
 	case standWaiting, standOld:
-		switch {
-		case m.Asleep || m.Busy || m.Health == fleet.HealthUnknown:
-		case m.BadSince.IsZero():
+		if !m.Asleep && !m.Busy && m.Health == fleet.HealthHealthy {
 			fact.tells = tellsControlGood
-		case badRun(m) >= c.control.patience:
-			fact.tells = tellsControlBad
 		}
 	case standSound:
 		fact.tells, fact.soaked = tellsPassed, c.soakedPart(m)
@@ -247,9 +243,6 @@ func (t *tally) add(f *fact) {
 	switch f.tells {
 	case tellsControlGood:
 		t.controlGood++
-		return
-	case tellsControlBad:
-		t.controlBad++
 		return
 	case tellsResolvedBoot:
 		t.resolved[familyBoot]++

@@ -59,16 +59,12 @@ func (k kind) chances(level int, base float64) (whole, rest float64) {
 	return base * rest, rest
 }
 
-// moment is when an accident would have had to be to explain a failure; false
-// where none could.
-func (k kind) moment() (moment, bool) {
-	switch k {
-	case kindNow:
-		return now, true
-	case kindSick:
-		return past, false
+// moment is when an accident would have to be, or have been, to explain a failure.
+func (k kind) moment() moment {
+	if k == kindNow || k == kindSick {
+		return now
 	}
-	return past, true
+	return past
 }
 
 // moments are the two of which an accident can be: when members were first
@@ -100,11 +96,9 @@ func (e *evidence) odds(f family, potential bool) (float64, int) {
 	if len(cells[0]) == 0 {
 		return 0, -1
 	}
-	floor := float64(e.all.controlBad) / float64(e.all.controlBad+e.all.controlGood+1)
 	bad, good := newMixture(), newMixture()
 	best, most := -1, math.Inf(-1)
 	for b, base := range backgrounds {
-		base = max(base, floor)
 		prior := math.Log(backgroundWeights[b]) + e.ordinary(f, cells[0], base)
 		var accident [moments]accidents
 		norm := prior
@@ -193,9 +187,7 @@ func (e *evidence) given(f family, at int, share, base float64, cells cells, acc
 				whole, rest := k.chances(level, base)
 				tells := float64(n) * math.Log((share*chance+(1-share)*whole)/whole)
 				sum += tells
-				if m, can := k.moment(); can {
-					explained[m][scope] += float64(n)*math.Log((share+(1-share)*rest)/rest) - tells
-				}
+				explained[k.moment()][scope] += float64(n)*math.Log((share+(1-share)*rest)/rest) - tells
 			}
 		}
 	}
@@ -215,7 +207,7 @@ func (e *evidence) accidents(f family, m moment, all []cell, base float64) accid
 		hits, sum := 0, math.Log(chance)
 		for i := range cells {
 			for k := range kinds {
-				if of, can := k.moment(); !can || of != m {
+				if k.moment() != m {
 					continue
 				}
 				for level, n := range cells[i].counts[k] {
