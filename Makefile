@@ -11,7 +11,7 @@ VM_PACKAGES := ./cmd/init/... ./e2e/... ./internal/provider/kvm/...
 .DEFAULT_GOAL := help
 # Set-up comes before the build also under make -j.
 .NOTPARALLEL:
-.PHONY: help setup build run down clean test test-unit test-vm lint verify bench exam e2e soak
+.PHONY: help setup build run down clean test test-unit test-vm lint verify bench exam simulate e2e soak
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -63,3 +63,10 @@ e2e: setup build ## only the end-to-end tests
 
 soak: setup build ## 50 kills of the provisioner over ten virtual machines
 	DORMOUSE_SOAK_KILLS=50 go test -count=1 -timeout 120m -v -run TestSoak ./e2e/soak
+
+SEEDS ?= 20
+FIRST ?= 1
+SHARDS ?= $(shell nproc)
+TRACE ?= false
+simulate: ## play SEEDS=n seeds of several provisioners under one scheduler, crashes and all
+	go test -count=1 -timeout 0 -v -run '^TestSeeds$$' ./internal/simulate -args -seeds $(SEEDS) -first $(FIRST) -shards $(SHARDS) -trace=$(TRACE)

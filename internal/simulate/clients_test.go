@@ -17,6 +17,7 @@ type clients struct {
 	wg      sync.WaitGroup
 	mu      sync.Mutex
 	closing bool
+	over    bool
 	running int
 }
 
@@ -69,6 +70,13 @@ func (c *clients) state() (closing bool, running int) {
 	return c.closing, c.running
 }
 
+// isOver tells that the simulation has ended, however far it has come.
+func (s *simulation) isOver() bool {
+	s.clients.mu.Lock()
+	defer s.clients.mu.Unlock()
+	return s.clients.over
+}
+
 func (c *client) run() {
 	total := 0
 	for _, t := range traffic {
@@ -105,6 +113,9 @@ func (c *client) key() fleet.IdempotencyKey {
 func (c *client) ask(what string, send func(context.Context, gatedStore) (fleet.Accepted, error)) (fleet.Accepted, error) {
 	for {
 		alive := c.s.alive()
+		if c.s.isOver() {
+			return fleet.Accepted{}, errDead
+		}
 		if len(alive) == 0 {
 			time.Sleep(time.Second + time.Duration(c.rng.IntN(1e6)))
 			continue

@@ -2,6 +2,8 @@ package simulate
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -179,7 +181,13 @@ func sameEnv(a, b map[string]string) bool {
 // noStray: the provider has the machines and the volumes of which there are
 // rows, in the power that they say, and no others.
 func (w *world) noStray() {
-	const name = "NoStray"
+	for _, stray := range w.strays() {
+		w.broken("NoStray", "%s", stray)
+	}
+}
+
+func (w *world) strays() (found []string) {
+	add := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	rows := map[string]string{}
 	for _, text := range w.s.strings(`SELECT id || ' ' || power FROM instance WHERE deleted_at IS NULL`) {
 		rows[text[:fleet.IDLength]] = text[fleet.IDLength+1:]
@@ -189,32 +197,30 @@ func (w *world) noStray() {
 		row, ok := rows[string(m.ID)]
 		switch {
 		case !ok:
-			w.broken(name, "machine %s of installation %s has no row", m.ID, m.InstallationID)
+			add("machine %s of installation %s has no row", m.ID, m.InstallationID)
 		case row != string(m.Power):
-			w.broken(name, "machine %s is %s, and its row says %s", m.ID, m.Power, row)
+			add("machine %s is %s, and its row says %s", m.ID, m.Power, row)
 		}
 		delete(rows, string(m.ID))
 	}
-	for id, power := range rows {
-		if power != string(fleet.PowerOff) && power != string(fleet.PowerPlanned) {
-			w.broken(name, "instance %s is %s by its row, and there is no such machine", id, power)
+	for _, id := range slices.Sorted(maps.Keys(rows)) {
+		if power := rows[id]; power != string(fleet.PowerOff) && power != string(fleet.PowerPlanned) {
+			add("instance %s is %s by its row, and there is no such machine", id, power)
 		}
 	}
 	known := w.s.strings(`SELECT id FROM volume WHERE deleted_at IS NULL`)
-	for _, v := range volumes {
-		if !slices.Contains(known, string(v.ID)) {
-			w.broken(name, "volume %s has no row", v.ID)
+	there := make([]string, len(volumes))
+	for i, v := range volumes {
+		there[i] = string(v.ID)
+		if !slices.Contains(known, there[i]) {
+			add("volume %s has no row", v.ID)
 		}
 	}
-	if len(known) > len(volumes) {
-		missing := slices.DeleteFunc(known, func(id string) bool {
-			return slices.ContainsFunc(volumes, func(v fleet.VolumeStatus) bool { return string(v.ID) == id })
-		})
-		for _, text := range w.s.strings(`SELECT v.id || ' of ' || i.name || ', which is ' || i.state FROM volume v JOIN installation i ON i.id = v.installation_id
-			WHERE v.id = ANY ($1) AND v.provider_ref <> ''`, array(missing)) {
-			w.broken(name, "volume %s is gone", text)
-		}
+	for _, text := range w.s.strings(`SELECT v.id || ' of ' || i.name || ', which is ' || i.state FROM volume v JOIN installation i ON i.id = v.installation_id
+		WHERE v.deleted_at IS NULL AND v.provider_ref <> '' AND v.id <> ALL ($1)`, array(there)) {
+		add("volume %s is gone", text)
 	}
+	return found
 }
 
 // capacityIsSumOfHolds: what a host holds is what its installations hold, which

@@ -44,6 +44,8 @@ type parked struct {
 	at     event
 	since  time.Time
 	number int
+	// key is what candidates are sorted by.
+	key    string
 	resume chan error
 }
 
@@ -54,7 +56,7 @@ var errDead = fmt.Errorf("this process is dead: %w", context.Canceled)
 // caller gets in place of an answer.
 func (p *process) park(x *parked) error {
 	s := p.s
-	x.by, x.since, x.resume = p, time.Now(), make(chan error, 1)
+	x.by, x.since, x.resume, x.key = p, time.Now(), make(chan error, 1), p.name+" "+x.what
 	s.mu.Lock()
 	if p.dead {
 		s.mu.Unlock()
@@ -109,7 +111,7 @@ func (s *simulation) all() []*parked {
 	defer s.mu.Unlock()
 	all := slices.Clone(s.parked)
 	slices.SortFunc(all, func(a, b *parked) int {
-		return cmp.Or(cmp.Compare(a.by.name, b.by.name), cmp.Compare(a.what, b.what), cmp.Compare(a.number, b.number))
+		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.number, b.number))
 	})
 	return all
 }
@@ -171,7 +173,7 @@ func (s *simulation) begin(x *parked, m mode) {
 // settle waits until the call of x has ended, or stands somewhere.
 func (s *simulation) settle(x *parked, patience time.Duration) {
 	ends := x.at.statement == "COMMIT" || x.at.statement == "ROLLBACK"
-	said := x.lane.await(patience)
+	said := s.await(x, patience)
 	switch {
 	case said.err != nil:
 		s.fail("%v", said.err)
@@ -192,6 +194,18 @@ func (s *simulation) settle(x *parked, patience time.Duration) {
 	if ends {
 		s.unblock()
 	}
+}
+
+// await waits for the call of x. Where no other call is in the middle of anything
+// there is no lock that it could wait for.
+func (s *simulation) await(x *parked, patience time.Duration) said {
+	s.mu.Lock()
+	alone := !slices.ContainsFunc(s.parked, func(y *parked) bool { return y != x && y.lane != nil })
+	s.mu.Unlock()
+	if alone {
+		return said{event: <-x.lane.events}
+	}
+	return x.lane.await(patience)
 }
 
 // unblock looks after the calls that waited for a lock.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -69,7 +70,7 @@ func (s *simulation) start(slot int, worker fleet.WorkerID) {
 		Log: log.WithField("process", p.name), Unsolicited: func(key string) { p.watcher.Notify(key) },
 		Rand: func() float64 { return s.hash("jitter", p.name, fmt.Sprint(time.Now().UnixNano())) },
 		Yield: func(point string, id fleet.OperationID) {
-			_ = p.park(&parked{what: point + " " + short(id), step: s.stepOf(id)})
+			_ = p.park(&parked{what: strings.TrimSpace(point + " " + short(id)), step: s.stepOf(id)})
 		},
 	})
 	if err != nil {

@@ -186,6 +186,9 @@ func (s *simulation) calmDown() {
 // end lets everything go that is in the bubble.
 func (s *simulation) end() {
 	s.clients.stop()
+	s.clients.mu.Lock()
+	s.clients.over = true
+	s.clients.mu.Unlock()
 	s.faultsOver = true
 	for _, p := range s.alive() {
 		s.kill(p, false)

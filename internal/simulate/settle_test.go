@@ -8,19 +8,29 @@ import (
 	"dormouse/internal/store"
 )
 
-// How long it may take, in simulated time, until nothing is at work any more
-// once the faults are over, and how long it is watched after that: longer than
-// the sweep's grace.
 const (
+	// settleWithin is how long it may take, in simulated time, until nothing is at
+	// work any more once the faults are over.
 	settleWithin = 6 * time.Hour
-	watchFor     = 12 * time.Minute
 	lookEvery    = 20 * time.Second
+	// watchFor is how long it is watched after that: several sweeps. Where there are
+	// strays, it is longer than the sweep's grace.
+	watchFor       = 2 * time.Minute
+	watchStraysFor = 12 * time.Minute
 )
 
 const openSQL = `SELECT resource_name || ' ' || kind || ' ' || state || ' at ' || step || ': ' || wait_reason || ' ' || error FROM operation
 WHERE state IN ('active', 'queued') ORDER BY id`
 
-// restless are installations that a retry may bring further.
+// unappliedSQL finds what is stable on an older configuration than the desired one,
+// because the update to that failed or was cancelled, and said so: asked for
+// again, it must come.
+const unappliedSQL = `SELECT i.id FROM installation i JOIN instance x ON x.installation_id = i.id AND x.serving AND x.deleted_at IS NULL
+WHERE i.state = 'stable' AND (coalesce(x.spec -> 'env', '{}') <> i.env OR (x.spec ->> 'memory_mib')::int <> i.memory_mib OR x.spec ->> 'package_id' <> i.package_id)
+	AND EXISTS (SELECT FROM operation o WHERE o.resource_id = i.id AND o.kind = 'update' AND o.state IN ('failed', 'cancelled')
+		AND o.generation > (x.spec ->> 'generation')::bigint) ORDER BY i.id`
+
+// restlessSQL finds installations that a retry may bring further.
 const restlessSQL = `SELECT id FROM installation WHERE state LIKE '%-failed' OR state IN ('exited', 'crash-looping') ORDER BY id`
 
 // settleDown goes on until everything has come to its end, and what failed was
@@ -41,20 +51,27 @@ func (s *simulation) settleDown() bool {
 				return false
 			}
 		}
-		restless := s.strings(restlessSQL)
-		if len(restless) == 0 {
+		restless, unapplied := s.strings(restlessSQL), s.strings(unappliedSQL)
+		if len(restless)+len(unapplied) == 0 {
 			break
 		}
 		if rounds == 5 {
-			s.world.broken("Quiescence", "installations stay failed though nothing is broken any more: %v",
-				s.strings(`SELECT name || ' ' || state || ': ' || state_reason || ' ' || state_detail FROM installation WHERE id = ANY ($1)`, array(restless)))
+			s.world.broken("Quiescence", "installations stay failed or behind though nothing is broken any more: %v",
+				s.strings(`SELECT name || ' ' || state || ': ' || state_reason || ' ' || state_detail FROM installation WHERE id = ANY ($1)`, array(append(restless, unapplied...))))
 			return false
 		}
 		for _, id := range restless {
-			s.retry(id)
+			s.ask(id, "")
+		}
+		for _, id := range unapplied {
+			s.ask(id, fleet.OperationUpdate)
 		}
 	}
-	return s.goOn(watchFor) && s.calm()
+	watch := watchFor
+	if len(s.world.strays()) > 0 {
+		watch = watchStraysFor
+	}
+	return s.goOn(watch) && s.calm()
 }
 
 // calm: during the watch nothing began anew.
@@ -76,14 +93,15 @@ func (s *simulation) goOn(d time.Duration) bool {
 	return true
 }
 
-func (s *simulation) retry(id string) {
+// ask requests something, a retry where kind is empty.
+func (s *simulation) ask(id string, kind fleet.OperationKind) {
 	op := fleet.OperationID(fleet.NewID()) // here, where time is simulated
 	err := s.directly(func(ctx context.Context, st *store.Store) error {
-		_, err := st.ChangeInstallation(ctx, fleet.Change{OperationID: op, IDOrName: id})
+		_, err := st.ChangeInstallation(ctx, fleet.Change{OperationID: op, IDOrName: id, Kind: kind})
 		return err
 	})
 	if err != nil && fleet.KindOf(err) != fleet.KindNotAccepted {
-		s.world.broken("NoInternalError", "retrying %s: %v", id, err)
+		s.world.broken("NoInternalError", "asking for %s again: %v", id, err)
 	}
 	for _, p := range s.alive() {
 		p.engine.Wake()

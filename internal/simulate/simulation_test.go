@@ -14,6 +14,7 @@ import (
 	"dormouse/internal/fleet"
 	"dormouse/internal/provider/sim"
 	"dormouse/internal/store"
+	"dormouse/internal/supervisor/engine"
 )
 
 // simulation is one seed: what is in the bubble, and the scheduler over it.
@@ -72,7 +73,8 @@ type draw struct {
 	idle, interleave, keep, signals, slow float64
 	// hang is how often the provider does what it is told and does not answer.
 	hang float64
-	// patient is how much less likely a commit gets its turn than anything else: more are written at once.
+	// patient is how much less likely a claim or a commit begins than anything else
+	// goes on: more is claimed and written at once.
 	patient float64
 	// pace is how long a turn takes on average: where turns take time, work piles up.
 	pace time.Duration
@@ -169,7 +171,7 @@ func (s *simulation) choose(all []*parked) *parked {
 	weights, sum := make([]float64, len(all)), 0.0
 	for i, x := range all {
 		w := 1.0
-		if x.stage == waiting && (strings.HasPrefix(x.what, "commit") || strings.HasPrefix(x.what, "claim")) {
+		if x.what == engine.YieldClaim || strings.HasPrefix(x.what, engine.YieldGather) {
 			w = s.draw.patient
 		}
 		if x.by.slot == s.draw.lazy && !s.faultsOver {

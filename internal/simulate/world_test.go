@@ -85,7 +85,7 @@ func (w *world) claimed(p *process, snaps []fleet.Snapshot) {
 	w.mu.Lock()
 	for _, snap := range snaps {
 		op := snap.Operation
-		if w.claims[op.ID].epoch < op.Epoch {
+		if w.claims[op.ID].epoch <= op.Epoch {
 			w.claims[op.ID] = claim{op.Epoch, p}
 		}
 	}

@@ -8,8 +8,11 @@ import (
 
 // Machine is an instance as it is, whatever its provider's answers say.
 type Machine struct {
-	fleet.InstanceStatus
-	HostID fleet.HostID
+	ID             fleet.InstanceID
+	InstallationID fleet.InstallationID
+	HostID         fleet.HostID
+	Power          fleet.Power
+	Epoch          fleet.Epoch
 	// VolumeID is empty where it has none.
 	VolumeID  fleet.VolumeID
 	MemoryMiB int64
@@ -30,7 +33,8 @@ func (p *Provider) Inventory(id fleet.ClusterID) ([]Machine, []fleet.VolumeStatu
 	machines := make([]Machine, 0, len(c.instances))
 	for _, id := range c.sortedIDs() {
 		if in := c.instances[id]; in != nil {
-			machines = append(machines, Machine{InstanceStatus: c.status(in), HostID: in.Host, VolumeID: in.Volume, MemoryMiB: in.MemoryMiB})
+			machines = append(machines, Machine{ID: in.ID, InstallationID: in.Installation, HostID: in.Host,
+				Power: in.Power, Epoch: in.Epoch, VolumeID: in.Volume, MemoryMiB: in.MemoryMiB})
 		}
 	}
 	volumes := make([]fleet.VolumeStatus, 0, len(c.volumes))

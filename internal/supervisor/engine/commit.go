@@ -49,6 +49,7 @@ func (e *Engine) commitLoop(ctx context.Context) {
 		case first := <-e.commits:
 			batch = append(batch, first)
 		}
+		e.o.Yield(YieldGather, batch[0].result.OperationID)
 	gather:
 		for len(batch) < batchSize {
 			select {

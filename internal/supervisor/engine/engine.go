@@ -58,8 +58,8 @@ type Options struct {
 	// Rand is where jitter comes from: numbers in [0, 1) (math/rand/v2).
 	Rand func() float64
 	// Yield is called wherever goroutines race for what the engine knows: before a
-	// claim counts the free slots, before a step, and when its outcome is committed. It
-	// may block: a simulation puts its scheduler there, so that one seed is one order.
+	// claim counts the free slots, before a step, before outcomes are gathered, and when
+	// one is committed. It may block: a simulation puts its scheduler there, so that one seed is one order.
 	// Nil is nothing.
 	Yield func(point string, id fleet.OperationID)
 }
@@ -68,6 +68,7 @@ type Options struct {
 const (
 	YieldClaim     = "claim"
 	YieldStep      = "step"
+	YieldGather    = "gather"
 	YieldCommitted = "committed"
 )
 
