@@ -7,6 +7,10 @@ import (
 	"dormouse/internal/fleet"
 )
 
+// dueNow takes a rollout's operation away from whoever looks at this moment:
+// what that look decides would make it wait, and the verb would be noticed late.
+const dueNow = `due_at = dormouse_now(), worker = '', epoch = nextval('operation_epoch')`
+
 const (
 	// supersedeSQL ends the rollout that a newer one takes the place of. What it
 	// has begun comes to its end; its operation ends by itself.
@@ -15,7 +19,7 @@ const (
 		version = version + 1
 	WHERE group_id = $1 AND finished_at IS NULL RETURNING id
 ), op AS (
-	UPDATE operation o SET due_at = dormouse_now() FROM old WHERE o.resource_id = old.id AND o.state = 'active' AND o.worker = ''
+	UPDATE operation o SET ` + dueNow + ` FROM old WHERE o.resource_id = old.id AND o.state = 'active'
 )
 INSERT INTO event (kind, resource_type, resource_id, data)
 SELECT 'rollout.state', 'rollout', id, jsonb_build_object('to', 'superseded', 'by', $2::text) FROM old`
@@ -109,7 +113,7 @@ const (
 		finished_at = CASE WHEN $4 THEN dormouse_now() END, version = version + 1
 	WHERE id = $1 RETURNING id
 ), op AS (
-	UPDATE operation o SET due_at = dormouse_now() FROM r WHERE o.resource_id = r.id AND o.state = 'active' AND o.worker = ''
+	UPDATE operation o SET ` + dueNow + ` FROM r WHERE o.resource_id = r.id AND o.state = 'active'
 ), anew AS (
 	-- It ends before its rollout only where its row could not be read.
 	INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, class, state, request_state, generation)
