@@ -40,10 +40,11 @@ type Options struct {
 	Hosts []fleet.HostID
 	// Slots bounds the steps that run at once (32); bulk work takes at most three quarters.
 	Slots int
-	// Lease is how long a claim holds without being extended (15 s): after a
-	// crash the work is taken over when it ends.
+	// Lease is how long a claim holds without being extended (6 s): after a crash
+	// the work is taken over by the next poll after its end, so within 10 s.
 	Lease time.Duration
-	// Poll is how often to look for work though nothing called (15 s, with jitter).
+	// Poll is how often to look for work though nothing called: at most so long
+	// (4 s), and a fifth less at random.
 	Poll time.Duration
 	// MaxAttempts is after how many failed tries of one step the operation fails (20).
 	MaxAttempts int
@@ -112,10 +113,10 @@ func New(o Options) (*Engine, error) {
 		o.Slots = 32
 	}
 	if o.Lease == 0 {
-		o.Lease = 15 * time.Second
+		o.Lease = 6 * time.Second
 	}
 	if o.Poll == 0 {
-		o.Poll = 15 * time.Second
+		o.Poll = 4 * time.Second
 	}
 	if o.MaxAttempts == 0 {
 		o.MaxAttempts = 20
@@ -238,7 +239,7 @@ func (e *Engine) drain() {
 // rest waits for a wake-up or for the poll, which has jitter so that many
 // processes do not ask all at once.
 func (e *Engine) rest(ctx context.Context) {
-	poll := time.Duration(float64(e.o.Poll) * (0.8 + 0.4*e.o.Rand()))
+	poll := time.Duration(float64(e.o.Poll) * (0.8 + 0.2*e.o.Rand()))
 	defer e.o.Clock.AfterFunc(poll, e.Wake)()
 	select {
 	case <-ctx.Done():

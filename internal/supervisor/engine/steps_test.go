@@ -183,7 +183,7 @@ func TestStopLetsTheStepUnderWayFinishAndBeginsNoOther(t *testing.T) {
 			return fleet.Advance(fleet.Changes{}), ctx.Err()
 		}},
 		{Name: "b", Run: advance},
-	}}, nil)
+	}}, func(o *engine.Options) { o.Lease = 15 * time.Second })
 	id := x.add("1", fleet.ClassInteractive)
 	x.run()
 	got(t, entered)
