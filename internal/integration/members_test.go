@@ -66,7 +66,7 @@ func cloned(c *kase) {
 	defer e.stop()
 	rolled(fleet.OperationVerify, "A", "3")(c)
 	c.eventually(func() bool {
-		return len(c.strings(`SELECT id FROM operation WHERE resource_id = $1 AND kind = 'verify' AND step = 'await-clone' AND worker = ''`, c.id)) == 1
+		return len(c.strings(`SELECT id FROM operation WHERE resource_id = $1 AND kind = 'verify' AND wait_detail = 'injected: for ever'`, c.id)) == 1
 	}, c.last)
 }
 

@@ -255,7 +255,7 @@ func TestTakeOverWhenTheLeaseHasRunOut(t *testing.T) {
 	w := newWorld(t)
 	c := w.newCase(scenario{name: "orphan", end: "stable"})
 	steps := &ranSteps{last: map[fleet.OperationID][2]string{}}
-	cutting := &cutStore{n: 2, steps: steps, dead: make(chan struct{})}
+	cutting := &cutStore{kind: fleet.OperationCreate, step: "start-instance", n: 1, steps: steps, dead: make(chan struct{})}
 	first := w.start(setup{wrap: steps.wrap, lease: 500 * time.Millisecond, store: func(real engine.Store) engine.Store { cutting.Store = real; return cutting }})
 	id := c.create(nil, "web")
 	w.received(cutting.dead)

@@ -132,7 +132,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		jsonb_build_object('from', m.to_state, 'to', n.request_state)
 	FROM followed n JOIN moved m ON m.resource_id = n.resource_id WHERE n.state = 'active'
 )
-SELECT m.id AS operation_id, m.epoch, coalesce(n.id, '') AS next
+SELECT m.id AS operation_id, coalesce(n.id, '') AS next
 FROM moved m LEFT JOIN followed n ON n.resource_id = m.resource_id AND n.state = 'active'`
 
 // touches tells whether the result changes the resource's own row, which must
@@ -149,12 +149,39 @@ const lockInstallationsSQL = `SELECT id FROM installation WHERE id = ANY ($1) OR
 // do, and a grant where capacity or addresses are asked for. What is stale is
 // left out and said.
 func (s *Store) Commit(ctx context.Context, results []fleet.Result) ([]fleet.Committed, error) {
-	var out []fleet.Committed
+	newest := newestOf(results)
+	var written []fleet.Committed
 	err := s.InTx(ctx, func(tx *Tx) (err error) {
-		out, err = tx.commit(ctx, slices.Clone(results))
+		written, err = tx.commit(ctx, slices.Clone(newest))
 		return err
 	})
-	return out, err
+	if err != nil || len(newest) == len(results) {
+		return written, err
+	}
+	out := make([]fleet.Committed, len(results))
+	for i, r := range results {
+		out[i] = fleet.Committed{OperationID: r.OperationID, Stale: true}
+		for j, n := range newest {
+			if n.OperationID == r.OperationID && n.Epoch == r.Epoch {
+				out[i] = written[j]
+			}
+		}
+	}
+	return out, nil
+}
+
+// newestOf leaves of each operation the result with the latest epoch. A worker that
+// has lost an operation and claimed it again may send both in one batch: the
+// older one is stale, and the statements, which go by the operation's ID, must not see it.
+func newestOf(results []fleet.Result) []fleet.Result {
+	latest := make(map[fleet.OperationID]fleet.Epoch, len(results))
+	for _, r := range results {
+		latest[r.OperationID] = max(latest[r.OperationID], r.Epoch)
+	}
+	if len(latest) == len(results) {
+		return results
+	}
+	return slices.DeleteFunc(slices.Clone(results), func(r fleet.Result) bool { return r.Epoch != latest[r.OperationID] })
 }
 
 func (t *Tx) commit(ctx context.Context, results []fleet.Result) ([]fleet.Committed, error) {
@@ -231,24 +258,18 @@ func (t *Tx) write(ctx context.Context, rows []commitRow, instances []instanceRo
 	}
 	var written []struct {
 		OperationID fleet.OperationID `db:"operation_id"`
-		Epoch       fleet.Epoch       `db:"epoch"`
 		Next        fleet.OperationID `db:"next"`
 	}
 	if err := t.list(ctx, "committing steps", &written, commitSQL, args...); err != nil {
 		return nil, err
 	}
-	// A batch may hold two results of one operation, of which one is stale.
-	type claim struct {
-		id    fleet.OperationID
-		epoch fleet.Epoch
-	}
-	next := make(map[claim]fleet.OperationID, len(written))
+	next := make(map[fleet.OperationID]fleet.OperationID, len(written))
 	for _, w := range written {
-		next[claim{w.OperationID, w.Epoch}] = w.Next
+		next[w.OperationID] = w.Next
 	}
 	out := make([]fleet.Committed, len(rows))
 	for i, r := range rows {
-		follow, ok := next[claim{r.OperationID, r.Epoch}]
+		follow, ok := next[r.OperationID]
 		out[i] = fleet.Committed{OperationID: r.OperationID, Stale: !ok}
 		if g := granted[r.OperationID]; ok {
 			out[i].Denied, out[i].Lease, out[i].Next = g.denied, g.lease, follow

@@ -239,3 +239,31 @@ func TestStaleEpochWritesNothing(t *testing.T) {
 	c := w.commit(finish(old, fleet.StateStable), finish(fresh, fleet.StateStable))
 	require.True(t, c[0].Stale && !c[1].Stale, "both in one batch: %+v", c)
 }
+
+// A worker that had lost an operation and claimed it again sent the outcome of
+// both runs in one batch: what the older one asked for was given too, to nobody.
+func TestTwoEpochsOfOneOperationInOneBatch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.create("hello")
+	old := w.claimOne()
+	w.sqlExec(t, "UPDATE operation SET due_at = dormouse_now() - interval '1 s' WHERE state = 'active'")
+	fresh := w.claimOne()
+	require.Greater(t, fresh.Operation.Epoch, old.Operation.Epoch)
+	host := fresh.Hosts[0].ID
+	asking := func(s fleet.Snapshot, instance string, memory int64) fleet.Result {
+		return step(s, fleet.Changes{Hold: &fleet.Hold{HostID: host, MemoryMiB: memory, DiskMiB: memory}, Address: host,
+			Instances: []fleet.Instance{{ID: fleet.InstanceID(instance), InstallationID: s.Installation.ID, Role: fleet.RoleApplication, Power: fleet.PowerPlanned}}})
+	}
+	c := w.commit(asking(old, "old", 128), asking(fresh, "fresh", 256))
+	require.True(t, c[0].Stale && !c[1].Stale, "%+v", c)
+	require.EqualValues(t, 256, w.host("h1").MemoryHeldMiB)
+	require.Equal(t, "fresh", w.text(t, "SELECT string_agg(id, ' ') FROM instance"))
+	w.requireSums()
+	require.EqualValues(t, 256, w.count(t, "SELECT held_memory_mib FROM installation"))
+
+	// Too much for the older one is not too much for the newer one.
+	c = w.commit(asking(old, "old", 100000), asking(fresh, "fresh", 128))
+	require.True(t, c[0].Stale && !c[1].Stale && c[1].Denied == "", "%+v", c)
+	w.requireSums()
+}
