@@ -84,7 +84,7 @@ func bareWorld(t *testing.T) *world {
 	url := pgtest.NewMigrated(t, migrate)
 	s, err := store.Open(t.Context(), store.Options{URL: url, MaxConns: 6})
 	require.NoError(t, err)
-	db, err := sql.Open("postgres", url)
+	db, err := sql.Open("postgres", url+"&application_name=observer")
 	require.NoError(t, err)
 	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), db: db, store: s, engines: map[*worker]bool{}, images: &images{}, health: 2 * time.Minute,
 		changed: make(chan struct{}, 1), life: map[string]string{}, steps: map[string][]string{}}
