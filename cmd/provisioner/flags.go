@@ -58,7 +58,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
 	flags.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	flags.DurationVar(&c.healthDeadline, "health-deadline", 2*time.Minute, "how long a started instance has to become healthy")
-	flags.IntVar(&c.slots, "slots", 32, "operations worked on at once by this process; at most three quarters of them bulk work (rollouts)")
+	flags.IntVar(&c.slots, "slots", 32, "steps of operations that this process runs at once; at most three quarters of them of bulk work (rollouts)")
 	flags.StringVar(&c.simulator, "simulator", "", "URL of a simulator to share with others (see provisioner simulator): http://127.0.0.1:PORT or unix:PATH; without it, this process has one to itself")
 	flags.IntVar(&c.databaseConns, "database-conns", 32, "connections to the database at most: half for the API, half for the supervisors")
 }

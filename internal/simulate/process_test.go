@@ -66,7 +66,7 @@ func (s *simulation) start(slot int, worker fleet.WorkerID) {
 	flows = append(flows, cluster.Workflows(map[fleet.ProviderKind]cluster.Provider{fleet.ProviderSim: gatedProvider{p}})...)
 	var err error
 	p.engine, err = engine.New(engine.Options{
-		Store: gatedStore{p}, Workflows: named(flows), Worker: worker, Slots: s.draw.slots, Clock: clock{p},
+		Store: gatedStore{p}, Workflows: named(flows), Worker: worker, Slots: s.draw.slots, Gather: -1, Clock: clock{p},
 		Log: log.WithField("process", p.name), Unsolicited: func(key string) { p.watcher.Notify(key) },
 		Rand: func() float64 { return s.hash("jitter", p.name, fmt.Sprint(time.Now().UnixNano())) },
 		Yield: func(point string, id fleet.OperationID) {

@@ -32,16 +32,51 @@ type commitAnswer struct {
 }
 
 // commit hands a result to a committer and waits for its answer.
-func (e *Engine) commit(op *fleet.Operation, res fleet.Result) (fleet.Committed, error) {
-	answer := make(chan commitAnswer, 1)
+func (e *Engine) commit(r *run, res fleet.Result) (fleet.Committed, error) {
+	op, answer := &r.snap.Operation, make(chan commitAnswer, 1)
+	e.mu.Lock()
+	r.committing = true
+	e.letGo()
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		r.committing = false
+		e.atHand++
+		e.mu.Unlock()
+	}()
 	e.commits <- commitRequest{res, op.Attempt, op.Executor, op.Rollout, answer}
 	a := <-answer
 	return a.committed, a.err
 }
 
-// commitLoop gathers what is ready, without waiting for more, and commits it at once.
+// letGo says that one operation less is at hand; the lock is held.
+func (e *Engine) letGo() {
+	if e.atHand--; e.atHand > 0 {
+		return
+	}
+	select {
+	case e.settled <- struct{}{}:
+	default:
+	}
+}
+
+// idle tells whether nothing is at hand whose outcome could come soon.
+func (e *Engine) idle() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.atHand <= 0
+}
+
+// commitLoop gathers outcomes and commits them together: what is ready, and for a
+// moment what other steps under way may bring.
 func (e *Engine) commitLoop(ctx context.Context) {
 	for {
+		// One gathers while the other commits: else each would get half.
+		select {
+		case <-ctx.Done():
+			return
+		case e.gathering <- struct{}{}:
+		}
 		var batch []commitRequest
 		select {
 		case <-ctx.Done():
@@ -50,17 +85,38 @@ func (e *Engine) commitLoop(ctx context.Context) {
 			batch = append(batch, first)
 		}
 		e.o.Yield(YieldGather, batch[0].result.OperationID)
-	gather:
-		for len(batch) < batchSize {
-			select {
-			case more := <-e.commits:
-				batch = append(batch, more)
-			default:
-				break gather
-			}
-		}
+		batch = e.gather(batch)
+		<-e.gathering
 		e.commitBatch(ctx, batch)
 	}
+}
+
+func (e *Engine) gather(batch []commitRequest) []commitRequest {
+	var over <-chan time.Time
+	if e.o.Gather > 0 {
+		t := time.NewTimer(e.o.Gather)
+		defer t.Stop()
+		over = t.C
+	}
+	for len(batch) < batchSize {
+		select {
+		case more := <-e.commits:
+			batch = append(batch, more)
+			continue
+		default:
+		}
+		if over == nil || e.idle() {
+			return batch
+		}
+		select {
+		case more := <-e.commits:
+			batch = append(batch, more)
+		case <-e.settled:
+		case <-over:
+			over = nil
+		}
+	}
+	return batch
 }
 
 // commitBatch commits all together, and one by one where that fails for

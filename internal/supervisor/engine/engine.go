@@ -38,7 +38,9 @@ type Options struct {
 	Worker fleet.WorkerID
 	// Hosts are the hosts whose steps this process may run.
 	Hosts []fleet.HostID
-	// Slots bounds the steps that run at once (32); bulk work takes at most three quarters.
+	// Slots bounds the steps that run at once (32); bulk work takes at most three
+	// quarters. An operation whose outcome is being committed takes none, and as many more
+	// are claimed as the slots work off in a moment: see window.
 	Slots int
 	// Lease is how long a claim holds without being extended (6 s): after a crash
 	// the work is taken over by the next poll after its end, so within 10 s.
@@ -50,8 +52,12 @@ type Options struct {
 	MaxAttempts int
 	// FirstBackoff doubles with each attempt up to MaxBackoff (0.25 s, 30 s).
 	FirstBackoff, MaxBackoff time.Duration
-	Clock                    Clock
-	Log                      logrus.FieldLogger
+	// Gather is how long an outcome waits for others that may share its transaction,
+	// while there are steps under way that may end, and how long after one claim the next
+	// one is made, while there is work at hand (4 ms; negative is not at all).
+	Gather time.Duration
+	Clock  Clock
+	Log    logrus.FieldLogger
 	// OnCommit is told which operations have changed; may be nil.
 	OnCommit func([]fleet.OperationID)
 	// Unsolicited is told of a signal that no operation waits for; may be nil.
@@ -88,11 +94,18 @@ type Engine struct {
 	signalled map[fleet.OperationID][]string // by which keys
 	more      bool                           // the last claim may have left due work for want of slots
 	denied    map[fleet.OperationID]bool     // waiting for capacity or an address
+	atHand    int                            // operations that run or wait for a slot: not those in a commit
+	pace      pace
 	// freed counts how often capacity was given back here, so that who asked
 	// before and waits after does not miss it.
-	freed    uint64
-	stopping atomic.Bool
-	wg       sync.WaitGroup
+	freed   uint64
+	slots   slots
+	settled chan struct{} // has room for one: nothing is at hand any more
+	// gathering is held by the committer that gathers.
+	gathering chan struct{}
+	claimed   time.Time // when the last claim was made
+	stopping  atomic.Bool
+	wg        sync.WaitGroup
 }
 
 // run is one claimed operation in this process.
@@ -101,6 +114,8 @@ type run struct {
 	cancel    context.CancelFunc
 	since     time.Time
 	signalled bool
+	// committing: its outcome is on its way to the database.
+	committing bool
 	// ended: the operation came to its end in this run.
 	ended bool
 	keys  []string
@@ -127,6 +142,9 @@ func New(o Options) (*Engine, error) {
 	if o.MaxBackoff == 0 {
 		o.MaxBackoff = 30 * time.Second
 	}
+	if o.Gather == 0 {
+		o.Gather = 4 * time.Millisecond
+	}
 	if o.OnCommit == nil {
 		o.OnCommit = func([]fleet.OperationID) {}
 	}
@@ -143,7 +161,7 @@ func New(o Options) (*Engine, error) {
 		o: o, workflows: map[fleet.OperationKind]*Workflow{}, wake: make(chan struct{}, 1), commits: make(chan commitRequest),
 		running: map[fleet.OperationID]*run{}, waiting: map[string]fleet.OperationID{},
 		keysOf: map[fleet.OperationID][]string{}, signalled: map[fleet.OperationID][]string{},
-		denied: map[fleet.OperationID]bool{},
+		denied: map[fleet.OperationID]bool{}, slots: newSlots(o.Slots), settled: make(chan struct{}, 1), gathering: make(chan struct{}, 1),
 	}
 	for _, w := range o.Workflows {
 		if err := w.check(); err != nil {
@@ -244,14 +262,38 @@ func (e *Engine) rest(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-e.wake:
+		e.hold(ctx)
+	}
+}
+
+// hold puts a claim off that would follow the last one too soon, so that one takes
+// what comes one by one. It is a matter of the machine's time, not of the Clock's.
+func (e *Engine) hold(ctx context.Context) {
+	e.mu.Lock()
+	wait := e.o.Gather - time.Since(e.claimed)
+	if len(e.running) == 0 {
+		wait = 0
+	}
+	e.mu.Unlock()
+	if wait <= 0 {
+		return
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }
 
 // room is how many operations may be started, and how many of them may be bulk; the lock is held.
 func (e *Engine) room() (free, bulk int) {
-	free, bulk = e.o.Slots-len(e.running), max(1, e.o.Slots*3/4)
+	window := e.pace.window(e.o.Slots)
+	// What is in a commit comes back for its next step.
+	free = min(window-e.atHand, window+committers*batchSize-len(e.running))
+	bulk = max(1, window*3/4)
 	for _, r := range e.running {
-		if r.snap.Operation.Class == fleet.ClassBulk {
+		if r.snap.Operation.Class == fleet.ClassBulk && !r.committing {
 			bulk--
 		}
 	}
@@ -268,6 +310,7 @@ func (e *Engine) claim(ctx, work context.Context) bool {
 		e.mu.Unlock()
 		return false // the signals stay for when a slot is free
 	}
+	e.claimed = time.Now()
 	taken, freed := e.signalled, e.freed
 	e.signalled = map[fleet.OperationID][]string{}
 	e.mu.Unlock()
@@ -334,11 +377,13 @@ func (e *Engine) start(work context.Context, s fleet.Snapshot, freed uint64) {
 		before.cancel() // it has parked the operation, or its lease ran out
 	}
 	e.running[s.Operation.ID] = r
+	e.atHand++
 	e.mu.Unlock()
 	e.wg.Go(func() {
 		defer cancel()
 		e.work(ctx, r)
 		e.mu.Lock()
+		e.letGo()
 		more := e.more
 		if e.running[s.Operation.ID] == r { // else a signal has had it claimed again already
 			delete(e.running, s.Operation.ID)

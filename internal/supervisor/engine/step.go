@@ -17,11 +17,11 @@ func (e *Engine) work(ctx context.Context, r *run) {
 	for !e.stopping.Load() {
 		e.o.Yield(YieldStep, r.snap.Operation.ID)
 		started := e.o.Clock.Now()
-		res := e.step(ctx, &r.snap)
+		res := e.inSlot(ctx, r)
 		if res == nil {
 			return // overtaken or stopped: whoever claims it next finds what was done
 		}
-		c, err := e.commit(&r.snap.Operation, *res)
+		c, err := e.commit(r, *res)
 		e.o.Yield(YieldCommitted, r.snap.Operation.ID)
 		if err != nil {
 			e.log(&r.snap).WithError(err).Warn("the outcome of a step could not be committed; the lease will run out")
@@ -53,6 +53,23 @@ func (e *Engine) work(ctx context.Context, r *run) {
 		r.since, r.keys = e.o.Clock.Now(), signalKeys(&r.snap)
 		e.mu.Unlock()
 	}
+}
+
+// inSlot runs a step when a slot is free; nil where there is no outcome.
+func (e *Engine) inSlot(ctx context.Context, r *run) *fleet.Result {
+	if !e.slots.take(ctx, r.snap.Operation.Class) {
+		return nil
+	}
+	defer e.slots.give(r.snap.Operation.Class)
+	if e.stopping.Load() {
+		return nil
+	}
+	began := time.Now()
+	res := e.step(ctx, &r.snap)
+	e.mu.Lock()
+	e.pace.took(time.Since(began))
+	e.mu.Unlock()
+	return res
 }
 
 // frees tells whether a change gives capacity or an address back.
