@@ -33,7 +33,7 @@ func benchProcesses(ctx context.Context, b *bench) error {
 	if err := b.furnish(ctx, p, nil); err != nil {
 		return err
 	}
-	n := pick(b, 2_000, 200)
+	n := pick(b, 10_000, 200)
 	ids, err := fill(ctx, p, "process", n)
 	if err == nil {
 		err = worked(ctx, d, 10*time.Minute)
@@ -42,7 +42,7 @@ func benchProcesses(ctx context.Context, b *bench) error {
 		return err
 	}
 	rates, statements := map[int][]float64{}, map[int][]float64{}
-	for round := range pick(b, 5, 1) {
+	for round := range pick(b, 3, 1) {
 		for _, k := range []int{1, 4} { // interleaved, because the machine is noisy
 			rate, made, err := updatesBy(ctx, b, d, k, ids, with, fmt.Sprintf("by-%d-%d", k, round))
 			if err != nil {
@@ -97,6 +97,7 @@ func updatesBy(ctx context.Context, b *bench, d *database, k int, ids []string, 
 	if err != nil {
 		return 0, 0, err
 	}
+	b.explain(made, float64(len(ids)), "update")
 	var seconds float64
 	err = d.look.QueryRowContext(ctx, `SELECT extract(epoch FROM max(finished_at) - min(started_at))
 		FROM (SELECT * FROM operation WHERE kind = 'update' ORDER BY id DESC LIMIT $1) o`, len(ids)).Scan(&seconds)

@@ -67,8 +67,8 @@ func (e *Engine) idle() bool {
 	return e.atHand <= 0
 }
 
-// commitLoop gathers outcomes and commits them together: what is ready, and for a
-// moment what other steps under way may bring.
+// commitLoop gathers outcomes and commits them together: what is ready, and what
+// other steps under way may bring within the time that a commit takes.
 func (e *Engine) commitLoop(ctx context.Context) {
 	for {
 		// One gathers while the other commits: else each would get half.
@@ -93,8 +93,11 @@ func (e *Engine) commitLoop(ctx context.Context) {
 
 func (e *Engine) gather(batch []commitRequest) []commitRequest {
 	var over <-chan time.Time
-	if e.o.Gather > 0 {
-		t := time.NewTimer(e.o.Gather)
+	e.mu.Lock()
+	wait := min(e.o.Gather, e.pace.commit.d)
+	e.mu.Unlock()
+	if wait > 0 {
+		t := time.NewTimer(wait)
 		defer t.Stop()
 		over = t.C
 	}
@@ -126,7 +129,11 @@ func (e *Engine) commitBatch(ctx context.Context, batch []commitRequest) {
 	for i, b := range batch {
 		results[i] = b.result
 	}
+	began := time.Now()
 	committed, err := e.persist(ctx, results)
+	e.mu.Lock()
+	e.pace.commit.add(time.Since(began))
+	e.mu.Unlock()
 	switch {
 	case err == nil:
 		for i, b := range batch {

@@ -52,9 +52,10 @@ type Options struct {
 	MaxAttempts int
 	// FirstBackoff doubles with each attempt up to MaxBackoff (0.25 s, 30 s).
 	FirstBackoff, MaxBackoff time.Duration
-	// Gather is how long an outcome waits for others that may share its transaction,
-	// while there are steps under way that may end, and how long after one claim the next
-	// one is made, while there is work at hand (4 ms; negative is not at all).
+	// Gather bounds how long an outcome waits for others that may share its
+	// transaction, while there are steps under way that may end: as long as a commit
+	// takes now. The next claim is made no sooner after the last one, while there is work at
+	// hand (20 ms; negative is not at all).
 	Gather time.Duration
 	Clock  Clock
 	Log    logrus.FieldLogger
@@ -143,7 +144,7 @@ func New(o Options) (*Engine, error) {
 		o.MaxBackoff = 30 * time.Second
 	}
 	if o.Gather == 0 {
-		o.Gather = 4 * time.Millisecond
+		o.Gather = 20 * time.Millisecond
 	}
 	if o.OnCommit == nil {
 		o.OnCommit = func([]fleet.OperationID) {}
@@ -270,7 +271,7 @@ func (e *Engine) rest(ctx context.Context) {
 // what comes one by one. It is a matter of the machine's time, not of the Clock's.
 func (e *Engine) hold(ctx context.Context) {
 	e.mu.Lock()
-	wait := e.o.Gather - time.Since(e.claimed)
+	wait := min(e.o.Gather, e.pace.commit.d) - time.Since(e.claimed)
 	if len(e.running) == 0 {
 		wait = 0
 	}

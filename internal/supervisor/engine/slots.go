@@ -47,36 +47,36 @@ func (s slots) give(class fleet.Class) {
 	}
 }
 
-// lookAhead is for how long the operations at hand should keep the slots busy:
-// about as long as a commit and a claim take.
-const lookAhead = 20 * time.Millisecond
-
-// pace knows how long steps take.
+// pace knows how long steps and commits take; means that forget what is long ago.
 type pace struct {
-	mean  time.Duration
+	step, commit mean
+}
+
+type mean struct {
+	d     time.Duration
 	known bool
 }
 
-// took adds one step's time to a mean that forgets the old ones.
-func (p *pace) took(d time.Duration) {
-	if !p.known {
-		p.mean, p.known = d, true
+func (m *mean) add(d time.Duration) {
+	if !m.known {
+		m.d, m.known = d, true
 		return
 	}
-	p.mean += (d - p.mean) / 16
+	m.d += (d - m.d) / 16
 }
+
+// leastAhead is for how long the operations at hand should keep the slots busy, at
+// the least; as long as three commits where those are slow.
+const leastAhead = 20 * time.Millisecond
 
 // window is how many operations should be at hand: one for each slot, and where
 // steps are quicker than commits, what the slots work off while those go on, up to
 // a batch. Without that, a process of few slots commits as few outcomes at once,
 // and many processes of few slots cost more statements than one of many.
 func (p *pace) window(slots int) int {
-	if !p.known || slots >= batchSize {
+	if !p.step.known || slots >= batchSize {
 		return slots
 	}
-	ahead := batchSize
-	if p.mean > lookAhead/time.Duration(batchSize) {
-		ahead = int(time.Duration(slots) * lookAhead / p.mean)
-	}
-	return min(max(slots, ahead), batchSize)
+	ahead, step := max(leastAhead, 3*p.commit.d), max(p.step.d, time.Microsecond)
+	return min(max(slots, int(time.Duration(slots)*ahead/step)), batchSize)
 }

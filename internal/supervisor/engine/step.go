@@ -67,7 +67,7 @@ func (e *Engine) inSlot(ctx context.Context, r *run) *fleet.Result {
 	began := time.Now()
 	res := e.step(ctx, &r.snap)
 	e.mu.Lock()
-	e.pace.took(time.Since(began))
+	e.pace.step.add(time.Since(began))
 	e.mu.Unlock()
 	return res
 }
