@@ -31,14 +31,14 @@ func benchGroup(ctx context.Context, b *bench) error {
 	if _, err := p.client.Clusters.Create(ctx, client.CreateCluster{Name: clusterName, Provider: "sim"}); err != nil {
 		return err
 	}
-	if _, err := p.client.Groups.Create(ctx, client.CreateGroup{Name: "fleet", Package: packageName}); err != nil {
+	if _, err := p.client.Groups.Create(ctx, client.CreateGroup{Name: groupName, Package: packageName}); err != nil {
 		return err
 	}
 	const clients, each = 16, 200
 	var refused atomic.Int64
 	begin := time.Now()
 	_, err = spread(ctx, p.api, clients, clients*each, func(c *conn, i int) error {
-		status, _, err := c.do("POST", installationsPath, "", fmt.Sprintf(`{"name":"g-%d","owner":%q,"cluster":%q,"group":"fleet"}`, i, owner, clusterName))
+		status, _, err := c.do("POST", installationsPath, "", fmt.Sprintf(`{"name":"g-%d","owner":%q,"cluster":%q,"group":%q}`, i, owner, clusterName, groupName))
 		if status != 202 {
 			refused.Add(1)
 		}

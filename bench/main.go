@@ -22,6 +22,7 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		{"create", "creating installations, API role only, beside one-insert commits by pgbench", benchCreate},
 		{"list", "pages of 100 out of 10,000 installations", benchList},
+		{"listmillion", "pages of 100 out of 1,000,000 installations", benchListMillion},
 		{"idle", "a quiet minute with 10,000 stable installations", benchIdle},
 		{"update", "full updates on the instant simulator, all roles in one process", benchUpdate},
 		{"patch", "changes lost when 8 clients patch one installation", benchPatch},

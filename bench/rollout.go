@@ -51,7 +51,7 @@ func rollOut(ctx context.Context, b *bench, name string, n, asleep int) error {
 	if err := b.furnish(ctx, p, map[string]string{"latency": fmt.Sprintf("p50=%s,p99=%s", callP50, callP99), "seed": "7"}); err != nil {
 		return err
 	}
-	if _, err := p.client.Groups.Create(ctx, client.CreateGroup{Name: "fleet", Package: packageName}); err != nil {
+	if _, err := p.client.Groups.Create(ctx, client.CreateGroup{Name: groupName, Package: packageName}); err != nil {
 		return err
 	}
 	begin := time.Now()
@@ -73,14 +73,14 @@ func rollOut(ctx context.Context, b *bench, name string, n, asleep int) error {
 	}
 	b.say("%d members, %d of them asleep, after %.0f s", n, asleep, time.Since(begin).Seconds())
 	release := "2"
-	if _, err := p.client.Groups.Update(ctx, "fleet", client.UpdateGroup{Env: map[string]*string{"RELEASE": &release}}); err != nil {
+	if _, err := p.client.Groups.Update(ctx, groupName, client.UpdateGroup{Env: map[string]*string{"RELEASE": &release}}); err != nil {
 		return err
 	}
 	var took time.Duration
 	var r client.Rollout
 	made, err := d.measure(ctx, func() error {
 		begin := time.Now()
-		r, err = p.client.Rollouts.Create(ctx, "fleet", client.CreateRollout{RolloutSpec: client.RolloutSpec{
+		r, err = p.client.Rollouts.Create(ctx, groupName, client.CreateRollout{RolloutSpec: client.RolloutSpec{
 			Slots: rolloutSlots, VerifySlots: rolloutSlots, FirstWave: n, Soak: "0s", HealthyFor: "1ms", MinSamples: 1}})
 		if err != nil {
 			return err
@@ -106,7 +106,7 @@ func rollOut(ctx context.Context, b *bench, name string, n, asleep int) error {
 func members(ctx context.Context, p *provisioner, n int) ([]string, error) {
 	ids := make([]string, n)
 	_, err := spread(ctx, p.api, 16, n, func(c *conn, i int) error {
-		content, err := c.want(202, "POST", installationsPath, "", fmt.Sprintf(`{"name":"m-%d","owner":%q,"cluster":%q,"group":"fleet"}`, i, owner, clusterName))
+		content, err := c.want(202, "POST", installationsPath, "", fmt.Sprintf(`{"name":"m-%d","owner":%q,"cluster":%q,"group":%q}`, i, owner, clusterName, groupName))
 		if err == nil {
 			ids[i], err = idOf(content)
 		}

@@ -17,6 +17,7 @@ import (
 const (
 	packageName = "tiny"
 	clusterName = "sim"
+	groupName   = "fleet"
 	owner       = "bench"
 )
 

@@ -35,6 +35,10 @@ func benchWait(ctx context.Context, b *bench) error {
 	}
 	length := pick(b, time.Minute, 30*time.Second)
 	var cpu time.Duration
+	revisions, err := d.count(ctx, revisionsSQL)
+	if err != nil {
+		return err
+	}
 	made, err := d.measure(ctx, func() error {
 		before, err := p.cpu()
 		if err != nil {
@@ -50,11 +54,57 @@ func benchWait(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	per := length.Seconds() / 30
+	after, err := d.count(ctx, revisionsSQL)
+	if err != nil {
+		return err
+	}
+	per, checks := length.Seconds()/30, float64(after-revisions)/2
 	b.explain(made, per, "30 s")
 	b.print("wait1000.installations", float64(n), "installations")
 	b.print("wait1000.statements_per_30s", float64(made.statements)/per, "statements")
 	b.print("wait1000.db_ms_per_30s", made.ms/per, "ms")
 	b.print("wait1000.cpu_ms_per_30s", ms(cpu)/per, "ms")
+	if checks > 0 {
+		b.print("wait.statements_per_100", float64(made.statements)/checks*100, "statements")
+	}
+	b.print("wait.checks_per_minute", checks/length.Minutes(), "checks")
+	return noticed(ctx, b, n)
+}
+
+// revisionsSQL counts the writes of the operations that wait: two for each look
+// at what they wait for, the claim and the commit.
+const revisionsSQL = `SELECT sum(revision) FROM operation WHERE state = 'active'`
+
+// noticed measures how long after an instance is up its operation has succeeded:
+// from when the step that started it was due, so that this is the most it can have been.
+func noticed(ctx context.Context, b *bench, n int) error {
+	const boot = 20 * time.Second
+	d, err := b.newDatabase(ctx, "noticed")
+	if err != nil {
+		return err
+	}
+	p, err := b.startProvisioner(ctx, start{name: "noticed", database: d.url})
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	if err := b.furnish(ctx, p, map[string]string{"boot_time": boot.String()}); err != nil {
+		return err
+	}
+	if _, err := fill(ctx, p, "noticed", n); err != nil {
+		return err
+	}
+	if err := worked(ctx, d, 2*time.Minute); err != nil {
+		return err
+	}
+	var p50, p99 float64
+	if err := d.look.QueryRowContext(ctx, `SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY late), percentile_cont(0.99) WITHIN GROUP (ORDER BY late)
+		FROM (SELECT extract(epoch FROM finished_at - (s ->> 'started_at')::timestamptz) - $1 AS late
+			FROM operation, jsonb_array_elements(steps) s WHERE kind = 'create' AND state = 'succeeded' AND s ->> 'name' = 'start-instance') l`,
+		boot.Seconds()).Scan(&p50, &p99); err != nil {
+		return err
+	}
+	b.print("wait.noticed_p50_ms", p50*1000, "ms")
+	b.print("wait.noticed_p99_ms", p99*1000, "ms")
 	return nil
 }

@@ -46,7 +46,7 @@ func bulkSQL(n int) []string {
 					jsonb_build_object('name', 'start-instance', 'started_at', dormouse_now(), 'finished_at', dormouse_now(), 'attempts', 1),
 					jsonb_build_object('name', 'await-healthy', 'started_at', dormouse_now(), 'finished_at', dormouse_now(), 'attempts', 1)),
 				1, k.g, jsonb_build_object('successor', i.id), dormouse_now() - interval '10 days', dormouse_now(), dormouse_now()
-			FROM installation i, (VALUES (1, 'create'), (2, 'update')) AS k (g, kind)`, id("c", "k.g * 1000000 + substr(i.id, 2)::int")),
+			FROM installation i, (VALUES (1, 'create'), (2, 'update')) AS k (g, kind)`, id("c", "k.g * 10000000 + substr(i.id, 2)::int")),
 		`INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, owner, state, request_state, generation, due_at)
 			SELECT 'd' || substr(id, 2), 'hibernate', 'installation', id, name, owner, 'active', 'hibernation-requested', 3,
 				dormouse_now() + random() * interval '1 hour'

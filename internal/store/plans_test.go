@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -153,8 +154,26 @@ func hot(t testing.TB) map[string]string {
 	return all
 }
 
-// pages are lists with a filter.
-func pages(cluster, other string) map[string]fleet.InstallationQuery {
+// envPlanRows names the environment variable with the number of installations for
+// the test of plans; make plans sets it to 1,000,000.
+const envPlanRows = "DORMOUSE_PLAN_ROWS"
+
+func planRows(t testing.TB) int {
+	t.Helper()
+	text := os.Getenv(envPlanRows)
+	if text == "" {
+		return 100_000
+	}
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err, envPlanRows)
+	return n
+}
+
+// bulkID is the ID of the n-th installation that load has made.
+func bulkID(n int) string { return fmt.Sprintf("a%0*d", fleet.IDLength-1, n) }
+
+// pages are lists with a filter, of so many installations.
+func pages(cluster, other string, rows int) map[string]fleet.InstallationQuery {
 	first := fleet.Page{Limit: 100}
 	return map[string]fleet.InstallationQuery{
 		"Owner": {Page: first, Owner: "owner7"}, "OwnerOfNone": {Page: first, Owner: "nobody", State: fleet.StateStable},
@@ -165,7 +184,7 @@ func pages(cluster, other string) map[string]fleet.InstallationQuery {
 		"RareLabel": {Page: first, Labels: map[string]string{"customer": "c7"}}, "CommonLabel": {Page: first, Labels: map[string]string{"stage": "production"}},
 		"NoSuchLabel":     {Page: first, Labels: map[string]string{"stage": "none"}},
 		"LabelAndOwner":   {Page: first, Owner: "owner8", Labels: map[string]string{"stage": "production"}},
-		"CommonLabelLate": {Page: fleet.Page{After: "a0000000000000000000099000", Limit: 100}, Labels: map[string]string{"stage": "production"}},
+		"CommonLabelLate": {Page: fleet.Page{After: bulkID(rows - 1000), Limit: 100}, Labels: map[string]string{"stage": "production"}},
 	}
 }
 
@@ -176,23 +195,24 @@ func (p planner) page(t testing.TB, q fleet.InstallationQuery) planNode {
 	return p.planned(query, args...)
 }
 
-// At 100,000 installations no hot statement reads a growing table from end to
+// At 100,000 installations (or as many as planRows says) no hot statement reads a growing table from end to
 // end. The second half takes indexes away and expects to be told.
 func TestQueryPlans(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	other := w.newCluster("zother")
-	w.load(100000)
+	rows := planRows(t)
+	w.load(rows)
 
 	db := w.plain(t)
 	p := plans(t, db)
 	for name, query := range hot(t) {
 		require.Empty(t, p.generic(query).findings(""), "%s", name)
 	}
-	for _, after := range []string{"", "a0000000000000000000050000", "a0000000000000000000099880"} {
+	for _, after := range []string{"", bulkID(rows / 2), bulkID(rows - 120)} {
 		require.Empty(t, p.generic(fmt.Sprintf(pageSQL, "i.id > $1 ORDER BY i.id LIMIT $2"), "'"+after+"'", "100").findings(""), "page after %q", after)
 	}
-	lists := pages(string(w.cluster.ID), string(other.ID))
+	lists := pages(string(w.cluster.ID), string(other.ID), rows)
 	for name, q := range lists {
 		require.Empty(t, p.page(t, q).findings(""), "list %s", name)
 	}
