@@ -37,7 +37,11 @@ func (e *Engine) commit(r *run, res fleet.Result) (fleet.Committed, error) {
 	e.mu.Lock()
 	r.committing = true
 	e.letGo()
+	more := e.more
 	e.mu.Unlock()
+	if more {
+		e.Wake() // there may be work that found no room
+	}
 	defer func() {
 		e.mu.Lock()
 		r.committing = false

@@ -162,7 +162,7 @@ func New(o Options) (*Engine, error) {
 		o: o, workflows: map[fleet.OperationKind]*Workflow{}, wake: make(chan struct{}, 1), commits: make(chan commitRequest),
 		running: map[fleet.OperationID]*run{}, waiting: map[string]fleet.OperationID{},
 		keysOf: map[fleet.OperationID][]string{}, signalled: map[fleet.OperationID][]string{},
-		denied: map[fleet.OperationID]bool{}, slots: newSlots(o.Slots), settled: make(chan struct{}, 1), gathering: make(chan struct{}, 1),
+		denied: map[fleet.OperationID]bool{}, slots: newSlots(o.Slots), pace: newPace(), settled: make(chan struct{}, 1), gathering: make(chan struct{}, 1),
 	}
 	for _, w := range o.Workflows {
 		if err := w.check(); err != nil {

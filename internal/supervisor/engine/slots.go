@@ -52,6 +52,9 @@ type pace struct {
 	step, commit mean
 }
 
+// newPace takes a commit for what it is on a usual disk, until the first is measured.
+func newPace() pace { return pace{commit: mean{d: 4 * time.Millisecond}} }
+
 type mean struct {
 	d     time.Duration
 	known bool
@@ -69,14 +72,15 @@ func (m *mean) add(d time.Duration) {
 // the least; as long as three commits where those are slow.
 const leastAhead = 20 * time.Millisecond
 
-// window is how many operations should be at hand: one for each slot, and where
-// steps are quicker than commits, what the slots work off while those go on, up to
-// a batch. Without that, a process of few slots commits as few outcomes at once,
-// and many processes of few slots cost more statements than one of many.
+// window is how many operations should be at hand: one for each slot, and as many as
+// the slots work off while the next ones are claimed and committed, up to a batch more.
+// Without that, a process of few slots commits as few outcomes at once where steps are
+// quick, and many processes of few slots cost more statements than one of many; and
+// where steps are slow, the slots are idle from one claim to the next.
 func (p *pace) window(slots int) int {
-	if !p.step.known || slots >= batchSize {
+	if !p.step.known {
 		return slots
 	}
 	ahead, step := max(leastAhead, 3*p.commit.d), max(p.step.d, time.Microsecond)
-	return min(max(slots, int(time.Duration(slots)*ahead/step)), batchSize)
+	return slots + min(int(time.Duration(slots)*ahead/step), batchSize)
 }
