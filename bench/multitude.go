@@ -57,7 +57,7 @@ func (b *bench) multitude(ctx context.Context, name string, size int) (*database
 	if err := firstOf(err, p.stop()); err != nil {
 		return nil, nil, err
 	}
-	b.say("making %d of %d", size, patterns)
+	b.say("making %d installations out of %d", size, patterns)
 	one, err := d.look.Conn(ctx) // for the temporary table
 	if err != nil {
 		return nil, nil, err

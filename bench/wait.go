@@ -35,10 +35,6 @@ func benchWait(ctx context.Context, b *bench) error {
 	}
 	length := pick(b, time.Minute, 30*time.Second)
 	var cpu time.Duration
-	revisions, err := d.count(ctx, revisionsSQL)
-	if err != nil {
-		return err
-	}
 	made, err := d.measure(ctx, func() error {
 		before, err := p.cpu()
 		if err != nil {
@@ -54,26 +50,15 @@ func benchWait(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	after, err := d.count(ctx, revisionsSQL)
-	if err != nil {
-		return err
-	}
-	per, checks := length.Seconds()/30, float64(after-revisions)/2
+	per := length.Seconds() / 30
 	b.explain(made, per, "30 s")
 	b.print("wait1000.installations", float64(n), "installations")
 	b.print("wait1000.statements_per_30s", float64(made.statements)/per, "statements")
 	b.print("wait1000.db_ms_per_30s", made.ms/per, "ms")
 	b.print("wait1000.cpu_ms_per_30s", ms(cpu)/per, "ms")
-	if checks > 0 {
-		b.print("wait.statements_per_100", float64(made.statements)/checks*100, "statements")
-	}
-	b.print("wait.checks_per_minute", checks/length.Minutes(), "checks")
+	b.print("wait.statements_per_100", float64(made.statements)/per/float64(n)*100, "statements")
 	return noticed(ctx, b, n)
 }
-
-// revisionsSQL counts the writes of the operations that wait: two for each look
-// at what they wait for, the claim and the commit.
-const revisionsSQL = `SELECT sum(revision) FROM operation WHERE state = 'active'`
 
 // noticed measures how long after an instance is up its operation has succeeded:
 // from when the step that started it was due, so that this is the most it can have been.
