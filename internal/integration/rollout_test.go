@@ -19,6 +19,8 @@ type group struct {
 	engine  *worker
 	awake   []string
 	sleeper []string
+	// ahead is by how much the database's clock is ahead.
+	ahead time.Duration
 }
 
 func newGroup(t *testing.T, awake, asleep int, cluster map[string]string) *group {
@@ -282,4 +284,43 @@ func TestWakeDuringAVerification(t *testing.T) {
 	g.cancel(id)
 	g.settled()
 	g.invariants()
+}
+
+// A clone does not show what only a wake does. Once somebody wakes onto the release
+// while it is rolled out, that counts against it, and the sleeper gets its old release back.
+func TestRolloutCountsAWakeThatFails(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t, 0, 6, nil)
+	spec := quick()
+	spec.MaxFailures, spec.AutoRollback = 1, true
+	long := time.Hour
+	spec.Rings = []fleet.RolloutRing{{Name: "first", Percent: 70, Soak: &long}, {Name: "rest"}}
+	id := g.release(fleet.GroupChange{PackageRef: &second, Env: envOf("crash;only_wake=1ms")}, spec)
+	g.eventually(func() bool {
+		v, err := g.store.Rollout(g.ctx, id)
+		return err == nil && counts(v)[fleet.MemberVerified] >= 3
+	}, func() string { return "the first ring is verified" })
+	verified := g.strings(`SELECT i.name FROM rollout_member m JOIN installation i ON i.id = m.installation_id WHERE m.state = 'asleep-verified' ORDER BY 1`)
+	for _, name := range verified[:3] {
+		require.Equal(t, fleet.OperationFailed, g.ask(name, fleet.OperationWake).State)
+	}
+	g.later(time.Minute) // it is seen to be down
+	g.eventually(func() bool {
+		return len(g.strings(`SELECT installation_id FROM rollout_member WHERE bad_since IS NOT NULL`)) == 3
+	}, func() string { return "those that are down are seen to be" })
+	g.later(10 * time.Minute)
+	v := g.ended(id, fleet.RolloutRolledBack)
+	require.Equal(t, fleet.ReasonFailureLimit, v.Reason)
+	runs := g.runs()
+	require.Equal(t, 6, runs["1 stable"]+runs["1 hibernating"], "everybody is on the old release, and nobody is down: %v", runs)
+	g.invariants()
+}
+
+// later has the database's clock go on by d, and rollouts look.
+func (g *group) later(d time.Duration) {
+	g.t.Helper()
+	g.ahead += d
+	_, err := g.db.Exec(fmt.Sprintf(`CREATE OR REPLACE FUNCTION dormouse_now() RETURNS timestamptz LANGUAGE sql STABLE AS $$SELECT now() + interval '%d ms'$$`, g.ahead.Milliseconds()))
+	require.NoError(g.t, err)
+	g.world.wake()
 }

@@ -184,6 +184,9 @@ func (m *members) take(look fleet.RolloutLook) map[fleet.InstallationID]bool {
 		if settle(have, l, look) {
 			changed[l.InstallationID] = true
 		}
+		if down(l.Installation) && have.OperationID == "" {
+			observed(have, fleet.HealthUnhealthy, look.Now, changed)
+		}
 		if have.State == fleet.MemberUnverifiable && have.Asleep && l.Pinned != look.Rollout.To && look.To.Unverifiable == fleet.UnverifiableMove {
 			m.moves = append(m.moves, l.InstallationID)
 		}
@@ -401,22 +404,37 @@ func (m *members) health(cluster fleet.ClusterID, health map[fleet.InstallationI
 		if x.ClusterID != cluster || !ok {
 			continue
 		}
-		was := x.BadSince
-		x.Health, x.ObservedAt = h, now
-		switch {
-		case h == fleet.HealthHealthy:
-			x.BadSince = time.Time{}
-			if x.GoodSince.IsZero() {
-				x.GoodSince = now
-			}
-		case h == fleet.HealthUnhealthy:
-			x.GoodSince = time.Time{}
-			if was.IsZero() {
-				x.BadSince = now
-			}
+		observed(x, h, now, changed)
+	}
+}
+
+// observed takes one answer about a member; changed is told where it turned.
+func observed(x *fleet.RolloutMember, h fleet.HealthState, now time.Time, changed map[fleet.InstallationID]bool) {
+	was := x.BadSince
+	x.Health, x.ObservedAt = h, now
+	switch h {
+	case fleet.HealthHealthy:
+		x.BadSince = time.Time{}
+		if x.GoodSince.IsZero() {
+			x.GoodSince = now
 		}
-		if was.IsZero() != x.BadSince.IsZero() {
-			changed[x.InstallationID] = true
+	case fleet.HealthUnhealthy:
+		x.GoodSince = time.Time{}
+		if was.IsZero() {
+			x.BadSince = now
 		}
 	}
+	if was.IsZero() != x.BadSince.IsZero() {
+		changed[x.InstallationID] = true
+	}
+}
+
+// down tells of a state that nothing serves in it though it should: the provider
+// lists no machine that is on and could answer badly.
+func down(s fleet.State) bool {
+	switch s {
+	case fleet.StateCrashLooping, fleet.StateWakeUpFailed, fleet.StateRestartFailed:
+		return true
+	}
+	return false
 }
