@@ -8,10 +8,10 @@ import (
 	"dormouse/internal/supervisor/rollout/steps"
 )
 
-func (s *server) rolloutWorkflow() *engine.Workflow {
+func (s *server) rolloutWorkflow(ctx context.Context) *engine.Workflow {
 	o := steps.Options{Store: s.store, Query: steps.Query, Log: s.log}
 	if len(s.places.installation()) > 0 {
-		o.Health = s.health
+		o.Health = steps.NewObserver(s.health, func(f func(context.Context)) { s.background.Go(func() { f(ctx) }) }).Health
 	}
 	return steps.Workflow(o)
 }

@@ -152,14 +152,14 @@ func allWorkflows(w *world, p *provider) []*engine.Workflow {
 }
 
 // healths is what a cluster's provider says of its installations.
-func (w *world) healths(_ context.Context, id fleet.ClusterID) (map[fleet.InstallationID]fleet.HealthState, error) {
+func (w *world) healths(_ context.Context, id fleet.ClusterID) (steps.Health, error) {
 	all := map[fleet.InstallationID]fleet.HealthState{}
 	for _, st := range w.simInstances(id) {
 		if st.Power == fleet.PowerOn && !st.Clone {
 			all[st.InstallationID] = st.Health
 		}
 	}
-	return all, nil
+	return steps.Health{Of: all}, nil
 }
 
 // setup says what is done to an engine's steps and calls; the zero value is nothing.

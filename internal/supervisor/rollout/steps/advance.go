@@ -21,9 +21,9 @@ type Store interface {
 // Options configure the workflow.
 type Options struct {
 	Store Store
-	// Health lists what the provider of a cluster says of its instances, by
-	// installation. Installations that it does not list are left as they were.
-	Health func(ctx context.Context, cluster fleet.ClusterID) (map[fleet.InstallationID]fleet.HealthState, error)
+	// Health says what is known of the health of a cluster's instances; it should
+	// not take long (see Observer).
+	Health func(ctx context.Context, cluster fleet.ClusterID) (Health, error)
 	// Query asks for the value of a metric; an error is no answer.
 	Query func(ctx context.Context, gate fleet.MetricGate) (float64, error)
 	Log   logrus.FieldLogger
@@ -397,14 +397,15 @@ func (w *workflow) observe(ctx context.Context, m *members, look fleet.RolloutLo
 }
 
 // health takes what a cluster's provider says.
-func (m *members) health(cluster fleet.ClusterID, health map[fleet.InstallationID]fleet.HealthState, now time.Time, changed map[fleet.InstallationID]bool) {
+func (m *members) health(cluster fleet.ClusterID, health Health, now time.Time, changed map[fleet.InstallationID]bool) {
+	at := now.Add(-health.Age)
 	for i := range m.all {
 		x := &m.all[i]
-		h, ok := health[x.InstallationID]
-		if x.ClusterID != cluster || !ok {
+		h, ok := health.Of[x.InstallationID]
+		if x.ClusterID != cluster || !ok || !at.After(x.ObservedAt) {
 			continue
 		}
-		observed(x, h, now, changed)
+		observed(x, h, at, changed)
 	}
 }
 
