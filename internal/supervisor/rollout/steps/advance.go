@@ -32,7 +32,7 @@ type Options struct {
 const (
 	// lookEvery is how soon a rollout looks again while members are in work: a
 	// slot is empty for half of it on average.
-	lookEvery = 150 * time.Millisecond
+	lookEvery = 100 * time.Millisecond
 	// wholeEvery is how often all members are read, whatever has been written meanwhile.
 	wholeEvery = 30 * time.Second
 	// healthEvery is how often the providers are asked for everybody's health.
