@@ -42,7 +42,7 @@ func (w *world) boots(t *tenant, isNew bool) time.Duration {
 	t.starts++
 	d := w.boot.at(t.dice.roll(diceBoot, t.starts))
 	if isNew {
-		d = time.Duration(float64(d) * w.newBoot)
+		d = seconds(d.Seconds() * w.newBoot)
 	}
 	return d
 }

@@ -154,7 +154,11 @@ func Score(results []Result) []Figure {
 		if _, any := part[reach]; !any {
 			continue
 		}
-		add("exam.touched_max."+reach, touched[reach], "installations")
+		name := "exam.touched_max." + reach
+		if reach == "all" {
+			name = "exam.touched_max"
+		}
+		add(name, touched[reach], "installations")
 		add("exam.touched_max_part."+reach, part[reach], "%")
 		if reach != "some" {
 			add("exam.touched_over_limit."+reach, float64(over[reach]), "releases")
