@@ -48,7 +48,7 @@ func run(o options) error {
 		return err
 	}
 	for i := range results {
-		if r := &results[i]; o.verbose && (r.Wrong() || r.TooMany()) {
+		if r := &results[i]; o.verbose && (r.Wrong() || r.TooMany() || r.SlowBack()) {
 			fmt.Fprintln(os.Stderr, r)
 		}
 	}

@@ -124,6 +124,11 @@ type RolloutWork struct {
 	// HealthDeadlineMillis (0: as without a rollout).
 	HealthyForMillis     int64 `json:"healthy_for_ms,omitempty"`
 	HealthDeadlineMillis int64 `json:"health_deadline_ms,omitempty"`
+	// Back: it goes back to the revision before, which is in service again as soon as it runs.
+	Back bool `json:"back,omitempty"`
+	// Recalled: everything is rolled back meanwhile. What was begun is given up, and
+	// does not wait for the health of the release before.
+	Recalled bool `json:"recalled,omitempty"`
 }
 
 // StepDone is a step that an operation has behind it.
@@ -171,9 +176,10 @@ const (
 	ReasonDeadline      Reason = "deadline-exceeded"
 	ReasonPanic         Reason = "internal-panic"
 	ReasonQuarantined   Reason = "too-many-attempts"
-	ReasonRolledBack    Reason = "rolled-back"
-	ReasonInUse         Reason = "in-use"
-	ReasonPreempted     Reason = "preempted-by-delete"
+	// ReasonRolledBack: it was given up because its rollout was rolled back.
+	ReasonRolledBack Reason = "rolled-back"
+	ReasonInUse      Reason = "in-use"
+	ReasonPreempted  Reason = "preempted-by-delete"
 	// ReasonGaveWay: a verification was cancelled by a request of the installation's own.
 	ReasonGaveWay        Reason = "preempted"
 	ReasonPredecessor    Reason = "predecessor-failed"

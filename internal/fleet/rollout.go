@@ -206,6 +206,8 @@ type MemberLook struct {
 	Work       OperationState `json:"work"`
 	WorkReason Reason         `json:"work_reason"`
 	WorkError  string         `json:"work_error"`
+	// Recalled: its operation was told to give up.
+	Recalled bool `json:"recalled"`
 	// Malformed says what of the member can't be read; empty where all is well.
 	Malformed string `json:"malformed"`
 }

@@ -138,6 +138,9 @@ type RolloutChange struct {
 	// Begin are the members to begin on. Those that can't be begun now (deleted,
 	// left, busy, in another state than expected) are left waiting.
 	Begin []MemberStart
+	// Recall are operations on members that are to be given up. One that is being
+	// written at this moment is left out, as its next look shows.
+	Recall []OperationID
 }
 
 // MemberStart begins work on one member.
@@ -148,8 +151,8 @@ type MemberStart struct {
 	// on a sleeper moves it without anything being started.
 	Kind OperationKind
 	Work RolloutWork
-	// Back: it goes back to the revision before.
-	Back bool
+	// Strike: it is one more time that the new release failed on it.
+	Strike bool
 }
 
 // Hold is the whole capacity that an installation holds from now on.

@@ -25,7 +25,15 @@ type group struct {
 
 func newGroup(t *testing.T, awake, asleep int, cluster map[string]string) *group {
 	t.Helper()
-	g := &group{world: bareWorld(t)}
+	return newGroupIn(bareWorld(t), setup{slots: 16}, awake, asleep, cluster)
+}
+
+// newGroupIn makes one in a world. Every fourth installation has 64 MiB by its own
+// setting, the others what the group has.
+func newGroupIn(w *world, engines setup, awake, asleep int, cluster map[string]string) *group {
+	t := w.t
+	t.Helper()
+	g := &group{world: w}
 	settings := map[string]string{"boot_time": "2ms", "stop_time": "1ms"}
 	for k, v := range cluster {
 		settings[k] = v
@@ -39,13 +47,16 @@ func newGroup(t *testing.T, awake, asleep int, cluster map[string]string) *group
 	one := "web@1"
 	_, err := g.store.CreateGroup(g.ctx, fleet.NewGroup{ID: fleet.GroupID(fleet.NewID()), Name: "prod", Config: fleet.GroupChange{PackageRef: &one}})
 	require.NoError(t, err)
-	g.engine = g.start(setup{slots: 16})
+	g.engine = g.start(engines)
 	t.Cleanup(func() { g.engine.stop() })
 	var ops []fleet.OperationID
 	for i := range awake + asleep {
-		name := fmt.Sprintf("t%03d", i)
+		name, memory := fmt.Sprintf("t%03d", i), 0
+		if i%4 == 0 {
+			memory = 64
+		}
 		a, err := g.store.CreateInstallation(g.ctx, fleet.NewInstallation{ID: fleet.InstallationID(fleet.NewID()), OperationID: newOp(), Name: name,
-			Owner: "acme", DiskMiB: 10, WhenFull: fleet.WhenFullWait, Group: fleet.GroupMembership{Join: "prod"}})
+			Owner: "acme", MemoryMiB: memory, DiskMiB: 10, WhenFull: fleet.WhenFullWait, Group: fleet.GroupMembership{Join: "prod"}})
 		require.NoError(t, err)
 		ops = append(ops, a.Operation.ID)
 		if i < awake {
@@ -236,6 +247,34 @@ func TestRolloutIsRolledBackOnRequest(t *testing.T) {
 	g.wake()
 	g.ended(id, fleet.RolloutRolledBack)
 	require.Equal(t, map[string]int{"1 stable": 12, "1 hibernating": 4}, g.runs())
+	g.invariants()
+}
+
+// What is under way when a rollout is rolled back is given up: an update that waits
+// for health for an hour yet, a clone that is watched for an hour yet.
+func TestRollBackDoesNotWaitForWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t, 6, 3, nil)
+	spec := quick()
+	spec.FirstWave, spec.HealthyFor, spec.HealthDeadline = 6, time.Hour, time.Hour
+	id := g.release(fleet.GroupChange{PackageRef: &second, Env: envOf("slow=1h;not_clone")}, spec)
+	waits := func(reason fleet.Reason) int {
+		return len(g.strings(`SELECT id FROM operation WHERE state = 'active' AND wait_reason = $1`, reason))
+	}
+	g.eventually(func() bool { return waits(fleet.WaitHealthy) >= 2 && waits(fleet.WaitSteady) >= 1 }, func() string {
+		return "updates that wait for health, and a clone that is watched"
+	})
+	_, err := g.store.ControlRollout(g.ctx, fleet.RolloutControl{ID: id, Verb: fleet.RolloutRollback})
+	require.NoError(t, err)
+	g.wake()
+	v := g.ended(id, fleet.RolloutRolledBack)
+	require.Zero(t, counts(v)[fleet.MemberFailed], "nobody failed: %v", counts(v))
+	require.NotZero(t, counts(v)[fleet.MemberRolledBack])
+	g.none("installations that are not served by the release before", `SELECT i.name FROM installation i
+		WHERE i.state <> 'hibernating' AND (i.group_revision <> 1 OR NOT EXISTS (SELECT FROM instance n WHERE n.installation_id = i.id
+			AND n.deleted_at IS NULL AND n.serving AND n.spec ->> 'package_id' = i.package_id))`)
+	g.none("clones that are left", `SELECT id FROM instance WHERE clone AND deleted_at IS NULL`)
+	g.none("strikes", `SELECT name FROM rollout_member WHERE strikes > 0`)
 	g.invariants()
 }
 

@@ -41,6 +41,9 @@ type world struct {
 	// booting: no answer to a switching on says that it is on already, however
 	// slow the machine that the tests run on.
 	booting bool
+	// clock is the time, and poll how often engines look for work though nothing called.
+	clock engine.Clock
+	poll  time.Duration
 	// changed is told of commits, and has room for one.
 	changed chan struct{}
 
@@ -81,14 +84,21 @@ func migrate(ctx context.Context, url string) error {
 
 func bareWorld(t *testing.T) *world {
 	t.Helper()
+	return newBareWorld(t, wallClock{}, sim.Options{})
+}
+
+func newBareWorld(t *testing.T, clock engine.Clock, o sim.Options) *world {
+	t.Helper()
 	url := pgtest.NewMigrated(t, migrate)
 	s, err := store.Open(t.Context(), store.Options{URL: url, MaxConns: 6})
 	require.NoError(t, err)
 	db, err := sql.Open("postgres", url+"&application_name=observer")
 	require.NoError(t, err)
 	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), db: db, store: s, engines: map[*worker]bool{}, images: &images{}, health: 2 * time.Minute,
+		clock: clock, poll: time.Second,
 		changed: make(chan struct{}, 1), life: map[string]string{}, steps: map[string][]string{}}
-	w.sim, err = sim.New(sim.Options{OnChange: w.signal, LedgerSize: 1 << 16})
+	o.OnChange, o.LedgerSize = w.signal, 1<<16
+	w.sim, err = sim.New(o)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		w.mu.Lock()
@@ -204,7 +214,7 @@ func (w *world) start(s setup) *worker {
 		}
 	}
 	o := engine.Options{
-		Store: w.store, Workflows: flows, Worker: x.name, Clock: wallClock{}, Log: log, Poll: time.Second, Lease: s.lease, Slots: s.slots,
+		Store: w.store, Workflows: flows, Worker: x.name, Clock: w.clock, Log: log, Poll: w.poll, Lease: s.lease, Slots: s.slots,
 		FirstBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond,
 		OnCommit: func([]fleet.OperationID) {
 			select {

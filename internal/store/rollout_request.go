@@ -126,7 +126,7 @@ const (
 INSERT INTO event (kind, resource_type, resource_id, data)
 SELECT 'rollout.state', 'rollout', id, jsonb_build_object('from', $7::text, 'to', $2::text, 'verb', $8::text) FROM r`
 
-	retryFailedSQL = `UPDATE rollout_member SET state = 'waiting', reason = '', detail = '', attempts = 0, started_at = NULL, finished_at = NULL
+	retryFailedSQL = `UPDATE rollout_member SET state = 'waiting', reason = '', detail = '', attempts = 0, strikes = 0, started_at = NULL, finished_at = NULL
 WHERE rollout_id = $1 AND state = 'failed'`
 )
 

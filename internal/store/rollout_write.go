@@ -49,7 +49,7 @@ SELECT group_id FROM r`
 	// beginSQL begins work on members. A sleeper that is moved without anything
 	// being started has its operation end with the first step.
 	beginSQL = `WITH want AS (
-	SELECT * FROM jsonb_to_recordset($2::jsonb) AS w (installation_id text, operation_id text, kind text, work jsonb, back boolean)
+	SELECT * FROM jsonb_to_recordset($2::jsonb) AS w (installation_id text, operation_id text, kind text, work jsonb, strike boolean)
 	WHERE installation_id = ANY ($3)
 ), able AS MATERIALIZED (
 	SELECT w.*, i.name, i.owner, i.state, i.group_id, i.generation FROM want w JOIN installation i ON i.id = w.installation_id
@@ -70,25 +70,30 @@ SELECT group_id FROM r`
 		operation_id, jsonb_build_object('from', state, 'to', CASE kind WHEN 'update' THEN 'update-requested' ELSE state END, 'kind', kind)
 	FROM able
 ), members AS (
-	UPDATE rollout_member m SET state = CASE WHEN a.back THEN 'rolling-back' WHEN a.kind = 'verify' THEN 'verifying' ELSE 'rolling' END,
-		attempts = m.attempts + CASE WHEN a.back THEN 0 ELSE 1 END, operation_id = a.operation_id,
+	UPDATE rollout_member m SET state = CASE WHEN a.work ? 'back' THEN 'rolling-back' WHEN a.kind = 'verify' THEN 'verifying' ELSE 'rolling' END,
+		attempts = m.attempts + CASE WHEN a.work ? 'back' THEN 0 ELSE 1 END, strikes = m.strikes + a.strike::int, operation_id = a.operation_id,
 		started_at = dormouse_now(), finished_at = NULL, health = '', bad_since = NULL
 	FROM able a WHERE m.rollout_id = a.work ->> 'id' AND m.installation_id = a.installation_id
 )
 SELECT installation_id FROM able`
 
 	writeMembersSQL = `INSERT INTO rollout_member (rollout_id, installation_id, name, ring, wave, ord, from_revision, cluster_id, memory_mib, labels,
-	state, reason, detail, attempts, operation_id, started_at, finished_at, health, bad_since, observed_at)
+	state, reason, detail, attempts, strikes, operation_id, started_at, finished_at, health, bad_since, observed_at)
 SELECT $1, j.installation_id, j.name, j.ring, j.wave, j."order", j.from_revision, j.cluster_id, j.memory_mib, coalesce(j.labels, '{}'),
-	j.state, coalesce(j.reason, ''), coalesce(j.detail, ''), j.attempts, coalesce(j.operation_id, ''), j.started_at, j.finished_at,
+	j.state, coalesce(j.reason, ''), coalesce(j.detail, ''), j.attempts, coalesce(j.strikes, 0), coalesce(j.operation_id, ''), j.started_at, j.finished_at,
 	coalesce(j.health, ''), j.bad_since, j.observed_at
 FROM jsonb_to_recordset($2::jsonb) AS j (installation_id text, name text, ring int, wave int, "order" int, from_revision bigint, cluster_id text,
-	memory_mib int, labels jsonb, state text, reason text, detail text, attempts int, operation_id text, started_at timestamptz,
+	memory_mib int, labels jsonb, state text, reason text, detail text, attempts int, strikes int, operation_id text, started_at timestamptz,
 	finished_at timestamptz, health text, bad_since timestamptz, observed_at timestamptz)
 ON CONFLICT (rollout_id, installation_id) DO UPDATE SET ring = excluded.ring, wave = excluded.wave, ord = excluded.ord, state = excluded.state,
-	reason = excluded.reason, detail = excluded.detail, attempts = excluded.attempts, operation_id = excluded.operation_id,
+	reason = excluded.reason, detail = excluded.detail, attempts = excluded.attempts, strikes = excluded.strikes, operation_id = excluded.operation_id,
 	started_at = excluded.started_at, finished_at = excluded.finished_at, health = excluded.health, bad_since = excluded.bad_since,
 	observed_at = excluded.observed_at`
+
+	// recallSQL waits for nobody either. Who is at work on one sees it at the next look.
+	recallSQL = `UPDATE operation SET rollout = rollout || '{"recalled": true}', revision = revision + 1,
+	due_at = CASE WHEN worker = '' THEN least(due_at, dormouse_now()) ELSE due_at END
+WHERE id IN (SELECT id FROM operation WHERE id = ANY ($1) AND state = 'active' ORDER BY id FOR UPDATE SKIP LOCKED)`
 )
 
 // startRow is a fleet.MemberStart as beginSQL reads it.
@@ -97,7 +102,7 @@ type startRow struct {
 	OperationID    fleet.OperationID    `json:"operation_id"`
 	Kind           fleet.OperationKind  `json:"kind"`
 	Work           fleet.RolloutWork    `json:"work"`
-	Back           bool                 `json:"back"`
+	Strike         bool                 `json:"strike"`
 }
 
 // writeRollout writes what a rollout's step has decided, and begins work on
@@ -116,7 +121,15 @@ func (t *Tx) writeRollout(ctx context.Context, c *fleet.RolloutChange) error {
 	if err := t.writeMembers(ctx, r.ID, c.Members); err != nil {
 		return err
 	}
-	return t.begin(ctx, group, c.Begin)
+	if err := t.begin(ctx, group, c.Begin); err != nil || len(c.Recall) == 0 {
+		return err
+	}
+	ids := make([]string, len(c.Recall))
+	for i, id := range c.Recall {
+		ids[i] = string(id)
+	}
+	_, err = t.exec(ctx, "recalling operations", recallSQL, pq.Array(ids))
+	return err
 }
 
 func (t *Tx) writeMembers(ctx context.Context, id fleet.RolloutID, members []fleet.RolloutMember) error {

@@ -197,7 +197,8 @@ const (
 	'installation', CASE WHEN i.id IS NULL OR i.deleted_at IS NOT NULL OR i.group_id IS DISTINCT FROM $2 THEN 'deleted' ELSE i.state END,
 	'asleep', coalesce(i.state = 'hibernating', false), 'verified', coalesce(i.verified_package_id = i.package_id, false),
 	'busy', EXISTS (SELECT FROM operation b WHERE b.resource_id = m.installation_id AND b.state = 'active' AND b.id <> m.operation_id),
-	'malformed', coalesce(` + malformedSQL + `, ''), 'work', coalesce(o.state, ''), 'work_reason', coalesce(o.fail_reason, ''), 'work_error', coalesce(o.error, '')) AS look
+	'malformed', coalesce(` + malformedSQL + `, ''), 'work', coalesce(o.state, ''), 'recalled', coalesce(o.rollout ? 'recalled', false),
+	'work_reason', coalesce(o.fail_reason, ''), 'work_error', coalesce(o.error, '')) AS look
 FROM rollout_member m
 LEFT JOIN installation i ON i.id = m.installation_id
 LEFT JOIN operation o ON o.id = m.operation_id

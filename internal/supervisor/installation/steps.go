@@ -167,7 +167,7 @@ func (w *workflows) awaitHealthy(ctx context.Context, s *fleet.Snapshot) (fleet.
 		return fleet.Outcome{}, err
 	case st.Exit != nil:
 		return w.ended(s, *i, st), nil
-	case st.Power == fleet.PowerOn && st.Health == fleet.HealthHealthy:
+	case st.Power == fleet.PowerOn && (st.Health == fleet.HealthHealthy || goesBack(s)):
 		return fleet.Advance(w.serve(s, *i, st, fleet.Changes{})), nil
 	}
 	return fleet.Wait(again(st), fleet.WaitHealthy, st.HealthDetail), nil

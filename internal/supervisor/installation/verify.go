@@ -3,6 +3,7 @@ package installation
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -14,13 +15,12 @@ import (
 // the clone then goes before anything else is done (deleteClonesStep).
 func (w *workflows) verify() *engine.Workflow {
 	noClone := func(s *fleet.Snapshot) bool { return firstClone(s) == nil }
-	return &engine.Workflow{Kind: fleet.OperationVerify, Steps: []engine.Step{
+	return &engine.Workflow{Kind: fleet.OperationVerify, Steps: slices.Concat(recallable([]engine.Step{
 		{Name: "prepare-clone", Run: w.prepareClone, Timeout: 10 * time.Minute,
 			Deadline: func(*fleet.Snapshot) time.Duration { return 24 * time.Hour }}, // it may wait for capacity
 		{Name: "start-clone", Run: w.startClone, Executor: w.host, Skip: noClone},
 		{Name: "await-clone", Run: w.awaitClone, Executor: w.host, Skip: noClone, Overdue: fleet.ReasonNotHealthy, Deadline: w.steadyDeadline},
-		{Name: "delete-clone", Run: w.deleteClone, Executor: w.host},
-	}, Rollback: []engine.Step{
+	}...), []engine.Step{{Name: "delete-clone", Run: w.deleteClone, Executor: w.host}}), Rollback: []engine.Step{
 		{Name: "drop-clone", Run: w.dropClone, Executor: w.host,
 			Skip: func(s *fleet.Snapshot) bool { return firstClone(s) == nil && s.Installation.HeldMemoryMiB == 0 }},
 	}}

@@ -1,6 +1,7 @@
 package installation
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -18,6 +19,29 @@ type Options struct {
 
 type workflows struct{ Options }
 
+// recallable has steps give up where their rollout is rolled back meanwhile: what
+// follows then is the way back.
+func recallable(steps ...engine.Step) []engine.Step {
+	out := slices.Clone(steps)
+	for i := range out {
+		run := out[i].Run
+		out[i].Run = func(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
+			if r := s.Operation.Rollout; r != nil && r.Recalled {
+				return fleet.Fail(fleet.ReasonRolledBack, "its rollout is rolled back"), nil
+			}
+			return run(ctx, s)
+		}
+	}
+	return out
+}
+
+// goesBack tells whether the release before is put back for a rollout. Whether it
+// answers well is not waited for: it did what it does before the rollout, too.
+func goesBack(s *fleet.Snapshot) bool {
+	r := s.Operation.Rollout
+	return r != nil && (r.Back || r.Recalled)
+}
+
 // Workflows returns the tables of steps of all operations on installations.
 func Workflows(o Options) []*engine.Workflow {
 	if o.HealthDeadline == 0 {
@@ -31,7 +55,7 @@ func Workflows(o Options) []*engine.Workflow {
 	first, last := []engine.Step{w.deleteClonesStep()}, []engine.Step{w.deletePredecessorStep()}
 	return []*engine.Workflow{
 		{Kind: fleet.OperationCreate, Steps: slices.Concat(up, last)},
-		{Kind: fleet.OperationUpdate, Steps: slices.Concat(first, up, []engine.Step{w.staySteadyStep()}, last), Rollback: []engine.Step{
+		{Kind: fleet.OperationUpdate, Steps: slices.Concat(first, recallable(up...), recallable(w.staySteadyStep()), last), Rollback: []engine.Step{
 			w.deleteSuccessorStep(), w.startPredecessorStep(), w.awaitPredecessorStep()}},
 		{Kind: fleet.OperationWake, Steps: slices.Concat(first, up, last)},
 		{Kind: fleet.OperationRestart, Steps: []engine.Step{w.holdMemoryStep(), w.stopStep(), w.startStep(), w.awaitHealthyStep()}},

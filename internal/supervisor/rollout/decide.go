@@ -153,10 +153,29 @@ func (c *census) holds(verdict verdict) (fleet.Reason, string) {
 	case gate != nil && c.v.Metric.Value > gate.Max:
 		c.wake(max(time.Second, gate.For-c.above()))
 		return fleet.WaitMetric, fmt.Sprintf("the metric is %g, above %g", c.v.Metric.Value, gate.Max)
-	case verdict.suspicious():
+	case verdict.suspicious() || c.manyFailed():
 		return fleet.WaitEvidence, fmt.Sprintf("it is not clear whether the release is to blame (%s: %s): trying again on those that failed", verdict.where, verdict.detail)
 	}
 	return "", ""
+}
+
+// A wave of which more than failedShare (and failedLeast members) failed once is no
+// ground to go on, whatever could explain that, while trying again will tell more.
+const (
+	failedShare = 0.25
+	failedLeast = 2
+)
+
+// manyFailed tells whether so many of those that were begun failed, and will be
+// tried again or are being.
+func (c *census) manyFailed() bool {
+	n := 0
+	for i := range c.failed {
+		if c.failed[i].pending {
+			n++
+		}
+	}
+	return n >= failedLeast && float64(n) > failedShare*float64(c.begun)
 }
 
 // summary says how a rollout that succeeded ended.

@@ -150,7 +150,14 @@ func TestRollBackPutsBackWhatWasTouched(t *testing.T) {
 	busy.Busy = true
 	d := s.step()
 	require.Equal(t, fleet.RolloutRollingBack, d.State)
-	require.Empty(t, d.RollBack, "all slots are used by what is under way")
+	require.Greater(t, len(d.RollBack), 5, "the way back has more slots than the way forward, and those under way keep theirs")
+	require.Len(t, d.Recall, len(s.in(fleet.MemberRolling)), "what is under way is given up")
+	require.NotEmpty(t, d.Recall)
+	for _, id := range d.Recall {
+		m := s.member(id)
+		s.finish(m)
+		m.State = fleet.MemberRolledBack
+	}
 	for range 20 {
 		for i := range s.Members {
 			if s.Members[i].OperationID != "" {
@@ -171,6 +178,27 @@ func TestRollBackPutsBackWhatWasTouched(t *testing.T) {
 	require.Empty(t, s.in(fleet.MemberDone))
 	require.Equal(t, fleet.MemberRolledBack, verified[0].State, "a sleeper must not wake on it")
 	require.Len(t, s.in(fleet.MemberRolledBack), 60-len(s.in(fleet.MemberWaiting)))
+}
+
+func TestRollBackIsUrgent(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 200, fleet.RolloutSpec{Slots: 1, FirstWave: 100, Soak: noSoak})
+	for i := range s.Members[:100] {
+		m := &s.Members[i]
+		m.State, m.Attempts = fleet.MemberDone, 1
+		s.finish(m)
+	}
+	s.Rollout.State = fleet.RolloutRollingBack
+	rounds := 0
+	for s.Rollout.State == fleet.RolloutRollingBack {
+		rounds++
+		s.step()
+		for _, m := range s.in(fleet.MemberRollingBack) {
+			s.finish(m)
+			m.Health = fleet.HealthUnhealthy // which nothing waits for
+		}
+	}
+	require.Equal(t, backRounds+1, rounds, "however few slots it has, everything is back after so many rounds")
 }
 
 func TestSoakBetweenWaves(t *testing.T) {

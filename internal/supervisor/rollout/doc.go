@@ -16,7 +16,9 @@
 // Decide's, which lists it in Done or in RollBack. When the operation has failed
 // (the update workflow has put the old release back), the member is failed, with
 // the operation's reason. What is listed in RollBack becomes rolling-back, with the
-// reason given, and rolled-back at the end. Reason and Detail of the last failure stay when
+// reason given, and rolled-back at the end: as soon as the old release runs again, for
+// what its health is will be seen. An operation of Recall ends as one of RollBack
+// does, and is nobody's failure. Reason and Detail of the last failure stay when
 // a member is tried again: they tell how long it must be watched. Strikes rises by
 // one with each failed operation and each entry of RollBack that has a reason, and is 0
 // again for those in Cleared. A rolling member whose operation has ended is to be
@@ -25,7 +27,7 @@
 // # Invariants
 //
 // Nothing new begins unless the rollout is running. Never are more members in
-// work than there are slots. Busy and gone members are never touched. The order
+// work than there are slots, of which a rollback has more. Busy and gone members are never touched. The order
 // of the members in the view does not matter. Tests hold all of these on random views.
 //
 // # The judge

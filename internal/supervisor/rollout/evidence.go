@@ -27,7 +27,7 @@ const (
 	// kindRelease: the program failed, or answered badly, and the old release is back.
 	kindRelease kind = iota
 	// kindNow: the new release is on it, and it answers badly at this moment, or
-	// did so until it began to be put back.
+	// did so until it began to be put back and has not been seen to be well since.
 	kindNow
 	// kindPlatform: the operation failed for a reason that is the platform's as a rule.
 	kindPlatform
@@ -133,6 +133,8 @@ func (c *census) failureOf(m *fleet.RolloutMember, s standing) (failure, bool) {
 		f.kind = kindPlatform
 	case s == standOld && c.sick(m):
 		f.kind = kindSick
+	case s == standOld && healthReason(m.Reason) && !seenWell(m):
+		f.kind = kindNow
 	}
 	return f, true
 }
@@ -159,6 +161,16 @@ func (c *census) acquits(m *fleet.RolloutMember) bool {
 // sick tells whether the old release is back and answers badly as well.
 func (c *census) sick(m *fleet.RolloutMember) bool {
 	return !m.Asleep && m.Health == fleet.HealthUnhealthy && badRun(m) >= c.control.patience
+}
+
+// seenWell tells whether the old release that is back has been seen to be well.
+func seenWell(m *fleet.RolloutMember) bool {
+	return m.Health == fleet.HealthHealthy && !m.ObservedAt.Before(m.FinishedAt)
+}
+
+// healthReason tells whether answers, and not the end of a program, are why a member failed.
+func healthReason(r fleet.Reason) bool {
+	return r == fleet.ReasonNotHealthy || r == fleet.ReasonTurnedUnhealthy
 }
 
 // retryable tells whether another attempt on a member that failed is worth

@@ -231,6 +231,18 @@ func violations(v View, d Decision) []string {
 	touch("retry", d.Retry, fleet.MemberFailed, fleet.MemberRolledBack)
 	touch("roll back", back, fleet.MemberRolling, fleet.MemberDone, fleet.MemberVerified, fleet.MemberUnverifiable)
 	touch("unverifiable", d.Unverifiable, fleet.MemberWaiting)
+	recalled := 0
+	for _, id := range d.Recall {
+		m := members[id]
+		if m == nil || m.State != fleet.MemberRolling && m.State != fleet.MemberVerifying || seen[id] != "" {
+			add("%s can't be recalled", id)
+		} else if m.State == fleet.MemberRolling {
+			recalled++
+		}
+	}
+	if len(d.Recall) > 0 && d.State != fleet.RolloutRollingBack {
+		add("members are recalled while it is %s", d.State)
+	}
 	for _, id := range d.Done {
 		if m := members[id]; m == nil || m.State != fleet.MemberRolling || m.OperationID != "" || seen[id] != "" {
 			add("%s can't be done", id)
@@ -238,7 +250,12 @@ func violations(v View, d Decision) []string {
 	}
 	begun := len(d.Update) + len(d.Retry) + len(d.RollBack)
 	// Members that were in work when the slots became fewer may be more than there are slots.
-	if most := slots(v.Rollout.Spec, live); begun > 0 && rolling-len(d.Done)+begun > most {
+	most := slots(v.Rollout.Spec, live)
+	if d.State == fleet.RolloutRollingBack {
+		most = max(backTimes*most, live/backRounds+1)
+		rolling -= recalled
+	}
+	if begun > 0 && rolling-len(d.Done)+begun > most {
 		add("%d in work with %d slots", rolling-len(d.Done)+begun, most)
 	}
 	if most := v.Rollout.Spec.VerifySlots; len(d.Verify) > 0 && verifying+len(d.Verify) > most {

@@ -58,6 +58,10 @@ type Decision struct {
 	Retry  []fleet.InstallationID
 	// RollBack lists members to put the old release back on.
 	RollBack []PutBack
+	// Recall lists members whose operation is to be given up, because everything is
+	// rolled back: it puts the old release back by itself, and does not wait for
+	// health. They are listed for as long as it is under way.
+	Recall []fleet.InstallationID
 	// Done lists rolling members that have passed the health gate.
 	Done []fleet.InstallationID
 	// Cleared lists members that failed before and have been sound for long enough

@@ -216,29 +216,46 @@ func (w *work) quota() int {
 	return max(first, growth*judged) - begun
 }
 
+// Rolling back is urgent: it has backTimes the slots of the way forward, and at
+// least so many that what was begun is back after backRounds rounds.
+const (
+	backTimes  = 4
+	backRounds = 5
+)
+
+// backSlots is how many members may be put back at once when everything is.
+func (c *census) backSlots() int {
+	return max(backTimes*slots(c.v.Rollout.Spec, c.members), (c.begun+backRounds-1)/backRounds)
+}
+
 // rollBack puts the old release back on everything that the new one is on or is
-// meant for, and ends when nothing is left.
+// meant for, and ends when nothing is left. What is under way is given up.
 func (c *census) rollBack(d *Decision) {
 	w := c.newWork(d)
-	var proving, others []int
+	var back []int
 	busy := 0
 	for i := range c.facts {
 		m, s := &c.v.Members[i], c.facts[i].stand
 		moved := s == standAside && c.v.Unverifiable == fleet.UnverifiableMove
 		switch {
+		case s == standWorking && m.State != fleet.MemberRollingBack:
+			d.Recall = append(d.Recall, m.InstallationID)
 		case s != standProving && s != standSound && s != standFaulty && s != standDoubted && !moved:
 		case m.Busy:
 			busy++
-		case m.State == fleet.MemberRolling:
-			proving = append(proving, i) // it has a slot
+			c.wake(busyLook)
 		default:
-			others = append(others, i)
+			back = append(back, i)
 		}
 	}
-	for _, i := range append(w.first(proving, len(proving)), w.first(others, w.slots)...) {
+	slices.Sort(d.Recall)
+	for _, i := range w.first(back, c.backSlots()-len(c.backing)) {
 		d.RollBack = append(d.RollBack, PutBack{ID: c.v.Members[i].InstallationID})
 	}
-	if len(proving)+len(others)+busy == 0 && c.slotsUsed == 0 && c.verifyUsed == 0 {
+	if len(back)+busy == 0 && c.slotsUsed == 0 && c.verifyUsed == 0 {
 		d.State = fleet.RolloutRolledBack
 	}
 }
+
+// busyLook is how soon a rollback looks again at members that are in somebody else's hands.
+const busyLook = 5 * time.Second

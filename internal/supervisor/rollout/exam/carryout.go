@@ -31,32 +31,99 @@ func (p *player) carryOut(d *rollout.Decision) {
 	for _, ids := range [][]fleet.InstallationID{d.Update, d.Retry} {
 		for _, id := range ids {
 			n := p.at[id]
-			m := p.start(n, fleet.MemberRolling)
-			m.Attempts++
-			e := p.update(p.tenantOf[n], p.now, deadline)
-			p.schedule(e.at, n, func() { p.updated(n, e) })
+			p.start(n, fleet.MemberRolling).Attempts++
+			p.expect(n, p.update(p.tenantOf[n], p.now, deadline), p.updated)
 		}
 	}
 	for _, id := range d.Verify {
 		n := p.at[id]
-		m := p.start(n, fleet.MemberVerifying)
-		m.Attempts++
-		e := p.verify(p.tenantOf[n], p.now, deadline)
-		p.schedule(e.at, n, func() { p.verified(n, e) })
+		p.start(n, fleet.MemberVerifying).Attempts++
+		p.expect(n, p.verify(p.tenantOf[n], p.now, deadline), p.verified)
 	}
 	for _, back := range d.RollBack {
 		n := p.at[back.ID]
 		m := &p.view.Members[n]
-		asleep := m.Asleep
+		e := ending{at: p.now + p.calls(&p.tenants[p.tenantOf[n]], 1)}
+		if !m.Asleep {
+			e = p.goBack(p.tenantOf[n], p.now)
+		}
 		if m = p.start(n, fleet.MemberRollingBack); back.Reason != "" {
 			m.Strikes++
 			m.Reason, m.Detail = back.Reason, back.Detail
 		}
-		e := ending{at: p.now + p.calls(&p.tenants[p.tenantOf[n]], 1)}
-		if !asleep {
-			e = p.restore(p.tenantOf[n], p.now, deadline)
+		p.expect(n, e, p.wentBack)
+	}
+	for _, id := range d.Recall {
+		p.recall(p.at[id])
+	}
+}
+
+// recall gives up what is under way on a member, once.
+func (p *player) recall(n int) {
+	u := &p.under[n]
+	if u.recalled {
+		return
+	}
+	u.recalled = true
+	before, e := u.ending, ending{}
+	if p.view.Members[n].State == fleet.MemberVerifying {
+		e = p.giveUpClone(p.tenantOf[n], before, p.now)
+	} else {
+		e = p.giveUp(p.tenantOf[n], before, p.now)
+	}
+	if e != before {
+		p.expect(n, e, p.wentBack)
+	}
+}
+
+// under is what is under way on a member, or was last.
+type under struct {
+	ending
+	// round tells an operation that was given up from the one that counts.
+	round    int
+	recalled bool
+	// heldFrom is since when somebody else has, or had, the member in hand, and held
+	// for how long that was since the halt.
+	heldFrom, held time.Duration
+}
+
+// hold gives a member into somebody else's hands.
+func (p *player) hold(n int) {
+	p.view.Members[n].Busy = true
+	p.under[n].heldFrom = p.now
+}
+
+// free takes it back.
+func (p *player) free(n int) {
+	u := &p.under[n]
+	p.view.Members[n].Busy = false
+	if p.halted {
+		u.held += p.now - max(u.heldFrom, p.haltedAt)
+	}
+}
+
+// expect has an operation under way come to an end.
+func (p *player) expect(n int, e ending, what func(int, ending)) {
+	u := &p.under[n]
+	u.ending = e
+	u.round++
+	round := u.round
+	p.schedule(e.at, n, func() {
+		if u.round == round {
+			what(n, e)
 		}
-		p.schedule(e.at, n, func() { p.end(n, fleet.MemberRolledBack, e) })
+	})
+}
+
+// wentBack ends an operation that put the old release back, without having waited for health.
+func (p *player) wentBack(n int, e ending) {
+	e.failed = ""
+	p.end(n, fleet.MemberRolledBack, e)
+	if p.halted {
+		p.result.Back = max(p.result.Back, p.now-p.haltedAt-p.under[n].held)
+	}
+	if m := &p.view.Members[n]; !m.Asleep {
+		p.lookAt(n)
 	}
 }
 
@@ -64,6 +131,7 @@ func (p *player) carryOut(d *rollout.Decision) {
 func (p *player) start(n int, state fleet.MemberState) *fleet.RolloutMember {
 	m := &p.view.Members[n]
 	m.State, m.OperationID, m.StartedAt, m.FinishedAt = state, "under way", p.time(p.now), time.Time{}
+	p.under[n].recalled = false
 	return m
 }
 
@@ -182,8 +250,8 @@ func (p *player) busy(n int, d time.Duration) {
 		p.schedule(p.now+time.Minute, n, func() { p.busy(n, d) })
 		return
 	}
-	m.Busy = true
-	p.schedule(p.now+d, n, func() { m.Busy = false })
+	p.hold(n)
+	p.schedule(p.now+d, n, func() { p.free(n) })
 }
 
 func (p *player) remove(n int) {
@@ -205,10 +273,11 @@ func (p *player) wakeUp(n int) {
 	if m.State == fleet.MemberGone || !m.Asleep {
 		return
 	}
-	m.Busy, m.OperationID = true, ""
+	p.hold(n)
 	e := p.wake(p.tenantOf[n], p.now, m.State == fleet.MemberVerified)
 	p.schedule(p.now+max(0, min(e.at-p.now, 2*time.Minute)), n, func() {
-		m.Busy, m.Asleep = false, false
+		p.free(n)
+		m.Asleep = false
 		if m.State == fleet.MemberVerified {
 			m.FinishedAt = p.time(p.now)
 		}

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -172,12 +174,49 @@ func parse(line []byte) (Release, error) {
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return r, err
+		return r, explain(err)
 	}
 	if d.More() {
 		return r, fmt.Errorf("there is more than one object on the line")
 	}
 	return r, r.check()
+}
+
+// explain says in a corpus's terms what is wrong with a line.
+func explain(err error) error {
+	var wrong *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &wrong) && wrong.Field == "":
+		return fmt.Errorf("give a JSON object, not a JSON %s", wrong.Value)
+	case errors.As(err, &wrong):
+		return fmt.Errorf("%s: give %s, not a JSON %s", wrong.Field, wanted(wrong.Type), wrong.Value)
+	case errors.As(err, &syntax):
+		return fmt.Errorf("it is no JSON object: at character %d: %w", syntax.Offset, err)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("it is no JSON object: the line ends in the middle of it")
+	}
+	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return fmt.Errorf("there is no field %s: docs/exam-corpus.md lists those that there are", field)
+	}
+	return err
+}
+
+// wanted says what a type of Go is in JSON.
+func wanted(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Int:
+		return "a whole number"
+	case reflect.Uint64:
+		return "a whole number of 0 or more"
+	case reflect.Float64:
+		return "a number"
+	case reflect.String:
+		return "a string"
+	case reflect.Slice:
+		return "a list"
+	}
+	return "an object"
 }
 
 // WriteCorpus writes releases as ReadCorpus reads them.
@@ -234,11 +273,37 @@ func (r *Release) check() error {
 		default:
 			return fmt.Errorf("defect.kind is %q: give crash, slow or late", d.Kind)
 		}
-		if _, err := parseWhere(d.Where); err != nil {
+		if err := r.checkWhere(d.Where); err != nil {
 			return fmt.Errorf("defect.where: %w", err)
 		}
 	}
+	if e := r.Observer.EverySeconds; e != 0 && e < 1 {
+		return fmt.Errorf("observer.every_seconds is %g: give 1 or more", e)
+	}
 	return r.checkSpec()
+}
+
+// checkWhere refuses a stratum that there can't be.
+func (r *Release) checkWhere(where string) error {
+	conditions, err := parseWhere(where)
+	if err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(conditions)) {
+		c := choice{}
+		switch weights := r.Labels[key]; {
+		case key == whereMemory:
+			c = newChoice(r.Sizes, defaultSize)
+		case key == whereCluster:
+			c = newChoice(r.Clusters, defaultCluster)
+		case len(weights) > 0:
+			c = newChoice(weights, "")
+		}
+		if !slices.Contains(c.values, conditions[key]) {
+			return fmt.Errorf("no installation has %s=%s", key, conditions[key])
+		}
+	}
+	return nil
 }
 
 type named struct {

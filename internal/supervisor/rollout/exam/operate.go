@@ -18,6 +18,10 @@ type ending struct {
 	isNew bool
 	// unverifiable: no clone could be tried.
 	unverifiable bool
+	// waits is since when it only waits for health, and goesBack since when it puts
+	// the old release back of itself, which runs again at old. An operation that is
+	// given up goes back at waits, not before.
+	waits, goesBack, old time.Duration
 }
 
 // lookEvery is how often an operation asks for the health of what it starts.
@@ -38,7 +42,7 @@ func (w *world) boots(t *tenant, isNew bool) time.Duration {
 	t.starts++
 	d := w.boot.at(t.dice.roll(diceBoot, t.starts))
 	if isNew {
-		d = time.Duration(float64(d) * w.newBoot)
+		d = seconds(d.Seconds() * w.newBoot)
 	}
 	return d
 }
@@ -89,14 +93,14 @@ func (w *world) update(i int, at, deadline time.Duration) ending {
 	w.restarted(t, at)
 	boot := w.boots(t, true)
 	up := at + boot
-	e := ending{isNew: true}
+	e := ending{isNew: true, waits: at, goesBack: never}
 	limit := at + deadline
 	if w.shows(t) {
 		switch d := w.release.Defect; d.Kind {
 		case DefectCrash:
 			// It is started again a few times before that counts.
 			e = w.restore(i, at+boot/2+10*time.Second, deadline)
-			e.failed = fleet.ReasonCrashLoop
+			e.waits, e.failed = at, fleet.ReasonCrashLoop
 			return e
 		case DefectSlow:
 			up += t.delay
@@ -107,7 +111,7 @@ func (w *world) update(i int, at, deadline time.Duration) ending {
 	seen, ok := w.seesHealthy(i, at, up, limit)
 	if !ok {
 		e = w.restore(i, limit, deadline)
-		e.failed = fleet.ReasonNotHealthy
+		e.waits, e.failed = at, fleet.ReasonNotHealthy
 		return e
 	}
 	// Where that answer was wrong, it is not up yet, and will be seen not to be.
@@ -116,18 +120,48 @@ func (w *world) update(i int, at, deadline time.Duration) ending {
 	return e
 }
 
-// restore puts the old release back; it is done whether or not it is seen to be well.
+// restore puts the old release back after a failure; it is done whether or not it
+// is seen to be well up to its deadline.
 func (w *world) restore(i int, at, deadline time.Duration) ending {
+	e := w.goBack(i, at)
+	seen, ok := w.seesHealthy(i, e.old, e.old, e.old+deadline)
+	if !ok {
+		seen = e.old + deadline
+	}
+	e.at, e.healthy = seen, ok
+	return e
+}
+
+// goBack puts the old release back and waits for nothing.
+func (w *world) goBack(i int, at time.Duration) ending {
 	t := &w.tenants[i]
+	e := ending{waits: at, goesBack: at}
 	at += w.calls(t, 3)
 	w.restarted(t, at)
 	t.badAt = never
 	t.upAt = at + w.boots(t, false)
-	seen, ok := w.seesHealthy(i, at, t.upAt, at+deadline)
-	if !ok {
-		seen = at + deadline
+	e.at, e.old = t.upAt, t.upAt
+	return e
+}
+
+// giveUp is what becomes of an update under way that is recalled: it goes back as
+// soon as nobody is calling the provider for it.
+func (w *world) giveUp(i int, e ending, at time.Duration) ending {
+	at = max(at, e.waits) + lookEvery
+	switch {
+	case e.goesBack <= at:
+		e.at = min(e.at, max(at, e.old))
+		return e
+	case e.goesBack == never && e.at <= at:
+		return e // it has succeeded
 	}
-	return ending{at: seen, healthy: ok}
+	return w.goBack(i, at)
+}
+
+// giveUpClone is what becomes of the trial of a clone that is recalled.
+func (w *world) giveUpClone(i int, e ending, at time.Duration) ending {
+	e.at = min(e.at, max(at, e.waits)+lookEvery+w.calls(&w.tenants[i], 1))
+	return e
 }
 
 // verify tries the new release on a clone of a sleeper.
@@ -145,6 +179,7 @@ func (w *world) verify(i int, at, deadline time.Duration) ending {
 	}
 	at += w.calls(t, 3)
 	boot := w.boots(t, true)
+	e.waits = at
 	up, limit := at+boot, at+deadline
 	if w.shows(t) {
 		switch w.release.Defect.Kind {

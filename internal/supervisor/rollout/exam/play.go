@@ -21,6 +21,9 @@ type Result struct {
 	// the part of it after the judge had halted it.
 	Took        time.Duration
 	RollingBack time.Duration
+	// Back is from the halt until the old release runs on the last member that the
+	// new one was on or under way to, without the time in which somebody else held it.
+	Back time.Duration
 	// Touched counts the installations that the new release was put on, or on
 	// a clone of which it was tried, until it was halted.
 	Touched int
@@ -74,9 +77,13 @@ type player struct {
 	now    time.Duration
 	every  time.Duration
 	result Result
-	trace  io.Writer
+	// halted at haltedAt, by the judge.
+	halted   bool
+	haltedAt time.Duration
+	trace    io.Writer
 	// tenantOf gives the world's number of each member: the plan sorts them.
 	tenantOf []int
+	under    []under
 }
 
 // Play plays a release to its end. What is decided is written to trace, a line
@@ -115,6 +122,7 @@ func Play(r *Release, trace io.Writer) (Result, error) {
 			members[i].BadSince = p.time(t.chronicAt)
 		}
 	}
+	p.under = make([]under, len(members))
 	p.view.Members = rollout.Plan(spec, members)
 	for n := range p.view.Members {
 		i := p.at[p.view.Members[n].InstallationID]
@@ -167,8 +175,11 @@ func (p *player) run() {
 	if r.Reason == "" {
 		r.Reason, r.Detail = p.view.Rollout.Reason, p.view.Rollout.Detail
 	}
-	if r.RollingBack > 0 {
-		r.RollingBack = p.now - r.RollingBack
+	if p.halted {
+		r.RollingBack = p.now - p.haltedAt
+		if !r.State.Finished() {
+			r.Back = r.RollingBack
+		}
 	}
 }
 
@@ -184,7 +195,7 @@ func (p *player) decide() time.Duration {
 	p.result.Decisions++
 	r := &v.Rollout
 	if r.State == fleet.RolloutRunning && (d.State == fleet.RolloutHalted || d.State == fleet.RolloutRollingBack) {
-		p.result.RollingBack = p.now
+		p.halted, p.haltedAt = true, p.now
 		p.result.Reason, p.result.Detail = d.Reason, d.Detail
 		for i := range v.Members {
 			if v.Members[i].Attempts > 0 {

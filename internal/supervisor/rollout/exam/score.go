@@ -98,8 +98,7 @@ func Score(results []Result) []Figure {
 	var figures []Figure
 	add := func(name string, value float64, unit string) { figures = append(figures, Figure{name, value, unit}) }
 	var bad, caught, accused, undecided int
-	var rollback time.Duration
-	var good []float64
+	var good, back, ended []float64
 	touched := map[string]float64{}
 	part := map[string]float64{}
 	over := map[string]int{}
@@ -119,7 +118,9 @@ func Score(results []Result) []Figure {
 			class[0]++
 		}
 		classes[r.Release.class()] = class
-		rollback = max(rollback, r.RollingBack)
+		if r.Halted() {
+			back, ended = append(back, r.Back.Minutes()), append(ended, r.RollingBack.Minutes())
+		}
 		if !r.Release.Bad() {
 			if r.State == fleet.RolloutSucceeded {
 				good = append(good, r.Took.Hours())
@@ -153,18 +154,26 @@ func Score(results []Result) []Figure {
 		if _, any := part[reach]; !any {
 			continue
 		}
-		add("exam.touched_max."+reach, touched[reach], "installations")
+		name := "exam.touched_max." + reach
+		if reach == "all" {
+			name = "exam.touched_max"
+		}
+		add(name, touched[reach], "installations")
 		add("exam.touched_max_part."+reach, part[reach], "%")
 		if reach != "some" {
 			add("exam.touched_over_limit."+reach, float64(over[reach]), "releases")
 		}
 	}
-	add("exam.rollback_minutes_max", rollback.Minutes(), "min")
+	if len(back) > 0 {
+		add("exam.rollback_minutes_p50", quantile(back, 0.5), "min")
+		add("exam.rollback_minutes_p95", quantile(back, 0.95), "min")
+		add("exam.rollback_minutes_max", quantile(back, 1), "min")
+		add("exam.rollback_end_minutes_max", quantile(ended, 1), "min")
+	}
 	if len(good) > 0 {
-		slices.Sort(good)
-		add("exam.good_hours.p50", good[len(good)/2], "h")
-		add("exam.good_hours.p95", good[int(math.Ceil(0.95*float64(len(good))))-1], "h")
-		add("exam.good_hours.max", good[len(good)-1], "h")
+		add("exam.good_hours.p50", quantile(good, 0.5), "h")
+		add("exam.good_hours.p95", quantile(good, 0.95), "h")
+		add("exam.good_hours.max", quantile(good, 1), "h")
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(classes), cmp.Compare[string]) {
 		c := classes[name]
@@ -175,6 +184,18 @@ func Score(results []Result) []Figure {
 	}
 	return figures
 }
+
+// quantile returns the value that the part q of the values does not exceed.
+func quantile(values []float64, q float64) float64 {
+	slices.Sort(values)
+	return values[max(0, int(math.Ceil(q*float64(len(values))))-1)]
+}
+
+// SlowBack tells whether it took too long until the old release was back.
+func (r *Result) SlowBack() bool { return r.Back > backLimit }
+
+// backLimit is how long the old release may take to be back everywhere.
+const backLimit = 5 * time.Minute
 
 // TooMany tells whether a bad release touched more than it may.
 func (r *Result) TooMany() bool {
@@ -191,8 +212,8 @@ func (r *Result) String() string {
 	if d := r.Release.Defect; d != nil {
 		where = fmt.Sprintf(" (%s where %q share %g)", d.Kind, d.Where, orElse(d.Share, 1))
 	}
-	return fmt.Sprintf("%s %s%s: %s after %s, %d touched, rolled back in %s: %s %s", r.Release.ID, r.Release.class(), where,
-		r.State, r.Took.Round(time.Minute), r.Touched, r.RollingBack.Round(time.Second), r.Reason, r.Detail)
+	return fmt.Sprintf("%s %s%s: %s after %s, %d touched, back in %s, ended in %s: %s %s", r.Release.ID, r.Release.class(), where,
+		r.State, r.Took.Round(time.Minute), r.Touched, r.Back.Round(time.Second), r.RollingBack.Round(time.Second), r.Reason, r.Detail)
 }
 
 // The halves of a corpus.

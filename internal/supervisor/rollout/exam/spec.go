@@ -1,6 +1,8 @@
 package exam
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -55,10 +57,15 @@ func (r *Release) spec() (fleet.RolloutSpec, error) {
 
 func (r *Release) checkSpec() error {
 	_, err := r.spec()
+	var invalid *fleet.Error
+	if errors.As(err, &invalid) && invalid.Field != "" {
+		return fmt.Errorf("spec.%s: %w", invalid.Field, err)
+	}
 	return err
 }
 
-// seconds bounds what it converts to a hundred years.
+// seconds bounds what it converts to three years, so that sums of it stay far from
+// where durations end.
 func seconds(s float64) time.Duration {
-	return time.Duration(max(-3e9, min(s, 3e9)) * float64(time.Second))
+	return time.Duration(max(-1e8, min(s, 1e8)) * float64(time.Second))
 }

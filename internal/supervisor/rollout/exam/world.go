@@ -114,7 +114,7 @@ func newLognormal(p50, p99 float64) lognormal {
 // at returns the value at a quantile.
 func (l lognormal) at(u float64) time.Duration {
 	u = min(max(u, 1e-9), 1-1e-9)
-	return time.Duration(math.Exp(l.mu+l.sigma*math.Sqrt2*math.Erfinv(2*u-1)) * float64(time.Second))
+	return seconds(math.Exp(l.mu + l.sigma*math.Sqrt2*math.Erfinv(2*u-1)))
 }
 
 func orElse(v, otherwise float64) float64 {
@@ -124,7 +124,7 @@ func orElse(v, otherwise float64) float64 {
 	return v
 }
 
-func minutes(m float64) time.Duration { return time.Duration(m * float64(time.Minute)) }
+func minutes(m float64) time.Duration { return seconds(60 * m) }
 
 func newWorld(r *Release) (*world, error) {
 	l := r.Latency
@@ -135,7 +135,7 @@ func newWorld(r *Release) (*world, error) {
 		w.outages = append(w.outages, outage{from: minutes(o.AtMinutes), to: minutes(o.AtMinutes + o.Minutes), unknown: o.Answer == answerUnknown,
 			cluster: o.Cluster, share: orElse(o.Share, 1)})
 	}
-	sizes, clusters := newChoice(r.Sizes, "128"), newChoice(r.Clusters, "one")
+	sizes, clusters := newChoice(r.Sizes, defaultSize), newChoice(r.Clusters, defaultCluster)
 	keys := slices.Sorted(maps.Keys(r.Labels))
 	labels := make([]choice, len(keys))
 	for k, key := range keys {
@@ -158,6 +158,12 @@ func newWorld(r *Release) (*world, error) {
 	return w, w.afflict()
 }
 
+// What installations have where a corpus does not say.
+const (
+	defaultSize    = "128"
+	defaultCluster = "one"
+)
+
 // choice draws values by their weights.
 type choice struct {
 	values []string
@@ -171,9 +177,11 @@ func newChoice(weights map[string]float64, otherwise string) choice {
 	var c choice
 	sum := 0.0
 	for _, v := range slices.Sorted(maps.Keys(weights)) {
-		sum += weights[v]
-		c.values = append(c.values, v)
-		c.upTo = append(c.upTo, sum)
+		if weights[v] > 0 {
+			sum += weights[v]
+			c.values = append(c.values, v)
+			c.upTo = append(c.upTo, sum)
+		}
 	}
 	return c
 }

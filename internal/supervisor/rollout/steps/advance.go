@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +36,9 @@ const (
 	lookEvery = 100 * time.Millisecond
 	// wholeEvery is how often all members are read, whatever has been written meanwhile.
 	wholeEvery = 30 * time.Second
+	// wholeEveryBack is how often while everything is rolled back: who was in
+	// somebody else's hands must not wait for long.
+	wholeEveryBack = 5 * time.Second
 	// healthEvery is how often the providers are asked for everybody's health.
 	healthEvery = 10 * time.Second
 	metricEvery = 15 * time.Second
@@ -78,6 +82,10 @@ type members struct {
 	index *rollout.Index
 	// moves are sleepers that can't be verified and are to be moved all the same.
 	moves []fleet.InstallationID
+	// recalled are those whose operation was told to give up.
+	recalled map[fleet.InstallationID]bool
+	// back: everything is rolled back.
+	back bool
 }
 
 func (w *workflow) remembered(id fleet.RolloutID) *members {
@@ -100,7 +108,7 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 	id := fleet.RolloutID(s.Operation.ResourceID)
 	m := w.remembered(id)
 	known := m.seen
-	if s.Now.Sub(m.wholeAt) > wholeEvery {
+	if age := s.Now.Sub(m.wholeAt); age > wholeEvery || m.back && age > wholeEveryBack {
 		known = fleet.RolloutSeen{}
 	}
 	look, err := w.Store.LookAtRollout(ctx, id, known)
@@ -152,7 +160,7 @@ func rest(all []fleet.RolloutMember, d rollout.Decision, change *fleet.RolloutCh
 // take brings what is remembered up to a look, and returns who has changed by it.
 func (m *members) take(look fleet.RolloutLook) map[fleet.InstallationID]bool {
 	changed := map[fleet.InstallationID]bool{}
-	m.moves = nil
+	m.moves, m.recalled, m.back = nil, map[fleet.InstallationID]bool{}, look.Rollout.State == fleet.RolloutRollingBack
 	if look.Whole {
 		m.seen, m.wholeAt = look.Seen, look.Now
 		before, at := m.all, m.at
@@ -181,6 +189,9 @@ func (m *members) take(look fleet.RolloutLook) map[fleet.InstallationID]bool {
 		was := *have
 		*have = l.RolloutMember
 		remember(have, was)
+		if l.Recalled {
+			m.recalled[l.InstallationID] = true
+		}
 		if settle(have, l, look) {
 			changed[l.InstallationID] = true
 		}
@@ -238,6 +249,10 @@ func settle(m *fleet.RolloutMember, l fleet.MemberLook, look fleet.RolloutLook) 
 	end := func(state fleet.MemberState, reason fleet.Reason, detail string) {
 		m.State, m.Reason, m.Detail, m.FinishedAt, m.OperationID = state, reason, detail, look.Now, ""
 	}
+	fail := func(reason fleet.Reason, detail string) {
+		end(fleet.MemberFailed, reason, detail)
+		m.Strikes++
+	}
 	inWork := m.State == fleet.MemberRolling || m.State == fleet.MemberVerifying || m.State == fleet.MemberRollingBack
 	switch {
 	case m.State == fleet.MemberGone:
@@ -250,12 +265,14 @@ func settle(m *fleet.RolloutMember, l fleet.MemberLook, look fleet.RolloutLook) 
 	case !inWork || l.Work == fleet.OperationActive || l.Work == fleet.OperationQueued:
 	case l.Work == fleet.OperationCancelled || l.Work == "":
 		m.State, m.OperationID, m.StartedAt = fleet.MemberWaiting, "", time.Time{} // something of its own came first
+	case l.Work == fleet.OperationFailed && l.WorkReason == fleet.ReasonRolledBack:
+		end(fleet.MemberRolledBack, m.Reason, m.Detail)
 	case m.State == fleet.MemberVerifying:
-		settleVerified(l, look, end)
+		settleVerified(l, look, end, fail)
 	case l.Work == fleet.OperationFailed && m.State == fleet.MemberRollingBack:
 		end(fleet.MemberFailed, l.WorkReason, "going back failed: "+l.WorkError)
 	case l.Work == fleet.OperationFailed:
-		end(fleet.MemberFailed, l.WorkReason, l.WorkError)
+		fail(l.WorkReason, l.WorkError)
 	case m.State == fleet.MemberRollingBack:
 		end(fleet.MemberRolledBack, m.Reason, m.Detail)
 	case l.Installation == fleet.StateHibernating && !l.Verified:
@@ -266,7 +283,7 @@ func settle(m *fleet.RolloutMember, l fleet.MemberLook, look fleet.RolloutLook) 
 	return m.State != before
 }
 
-func settleVerified(l fleet.MemberLook, look fleet.RolloutLook, end func(fleet.MemberState, fleet.Reason, string)) {
+func settleVerified(l fleet.MemberLook, look fleet.RolloutLook, end func(fleet.MemberState, fleet.Reason, string), fail func(fleet.Reason, string)) {
 	switch {
 	case l.Work == fleet.OperationSucceeded && l.Pinned == look.Rollout.To:
 		end(fleet.MemberVerified, "", "")
@@ -275,7 +292,7 @@ func settleVerified(l fleet.MemberLook, look fleet.RolloutLook, end func(fleet.M
 	case l.WorkReason == fleet.ReasonUnverifiable:
 		end(fleet.MemberUnverifiable, fleet.ReasonUnverifiable, l.WorkError)
 	default:
-		end(fleet.MemberFailed, l.WorkReason, l.WorkError)
+		fail(l.WorkReason, l.WorkError)
 	}
 }
 
@@ -299,28 +316,41 @@ func (m *members) decided(look fleet.RolloutLook, d rollout.Decision, changed ma
 	for _, id := range d.Unverifiable {
 		m.end(id, fleet.MemberUnverifiable, fleet.ReasonUnverifiable, look.Now, changed)
 	}
-	begin := func(ids []fleet.InstallationID, kind fleet.OperationKind, back bool) {
-		for _, id := range ids {
-			if i, ok := m.at[id]; ok {
-				c.Begin = append(c.Begin, start(r, m.all[i], kind, back))
-				m.all[i].Busy = true // until a look shows what became of it
-			}
+	for _, id := range d.Cleared {
+		if i, ok := m.at[id]; ok {
+			m.all[i].Strikes = 0
+			changed[id] = true
 		}
 	}
-	begin(d.Update, fleet.OperationUpdate, false)
-	begin(d.Retry, fleet.OperationUpdate, false)
-	begin(d.Verify, fleet.OperationVerify, false)
+	begin := func(id fleet.InstallationID, start fleet.MemberStart) {
+		if i, ok := m.at[id]; ok {
+			start.InstallationID, start.OperationID = id, fleet.OperationID(fleet.NewID())
+			c.Begin = append(c.Begin, start)
+			m.all[i].Busy = true // until a look shows what became of it
+		}
+	}
+	for _, id := range slices.Concat(d.Update, d.Retry) {
+		begin(id, m.forward(r, id, fleet.OperationUpdate))
+	}
+	for _, id := range d.Verify {
+		begin(id, m.forward(r, id, fleet.OperationVerify))
+	}
 	for _, b := range d.RollBack {
-		if i, ok := m.at[b.ID]; ok {
-			if b.Reason != "" {
-				m.all[i].Reason, m.all[i].Detail = b.Reason, b.Detail
-				changed[b.ID] = true
-			}
-			begin([]fleet.InstallationID{b.ID}, fleet.OperationUpdate, true)
+		if i, ok := m.at[b.ID]; ok && b.Reason != "" {
+			m.all[i].Reason, m.all[i].Detail = b.Reason, b.Detail
+			changed[b.ID] = true
+		}
+		begin(b.ID, m.backward(r, b))
+	}
+	for _, id := range d.Recall {
+		if i, ok := m.at[id]; ok && !m.recalled[id] && m.all[i].OperationID != "" {
+			c.Recall = append(c.Recall, m.all[i].OperationID)
 		}
 	}
 	if r.State == fleet.RolloutRunning {
-		begin(m.moves, fleet.OperationUpdate, false)
+		for _, id := range m.moves {
+			begin(id, m.forward(r, id, fleet.OperationUpdate))
+		}
 	}
 	for id := range changed {
 		x := m.all[m.at[id]]
@@ -334,7 +364,7 @@ func (m *members) decided(look fleet.RolloutLook, d rollout.Decision, changed ma
 		}
 	}
 	c.Rollout = r
-	if len(c.Members) == 0 && len(c.Begin) == 0 && same(r, look.Rollout) {
+	if len(c.Members) == 0 && len(c.Begin)+len(c.Recall) == 0 && same(r, look.Rollout) {
 		return nil
 	}
 	return c
@@ -352,13 +382,23 @@ func (m *members) end(id fleet.InstallationID, state fleet.MemberState, reason f
 	}
 }
 
-func start(r fleet.Rollout, m fleet.RolloutMember, kind fleet.OperationKind, back bool) fleet.MemberStart {
-	work := fleet.RolloutWork{ID: r.ID, From: m.From, To: r.To,
-		HealthyForMillis: r.Spec.HealthyFor.Milliseconds(), HealthDeadlineMillis: r.Spec.HealthDeadline.Milliseconds()}
-	if back {
-		work.To, work.HealthyForMillis = m.From, 0
+// from returns the revision that a member pinned before; 0 where there is no such member.
+func (m *members) from(id fleet.InstallationID) fleet.RevisionNumber {
+	if i, ok := m.at[id]; ok {
+		return m.all[i].From
 	}
-	return fleet.MemberStart{InstallationID: m.InstallationID, OperationID: fleet.OperationID(fleet.NewID()), Kind: kind, Work: work, Back: back}
+	return 0
+}
+
+func (m *members) forward(r fleet.Rollout, id fleet.InstallationID, kind fleet.OperationKind) fleet.MemberStart {
+	return fleet.MemberStart{Kind: kind, Work: fleet.RolloutWork{ID: r.ID, From: m.from(id), To: r.To,
+		HealthyForMillis: r.Spec.HealthyFor.Milliseconds(), HealthDeadlineMillis: r.Spec.HealthDeadline.Milliseconds()}}
+}
+
+func (m *members) backward(r fleet.Rollout, b rollout.PutBack) fleet.MemberStart {
+	from := m.from(b.ID)
+	return fleet.MemberStart{Kind: fleet.OperationUpdate, Strike: b.Reason != "", Work: fleet.RolloutWork{ID: r.ID, From: from, To: from, Back: true,
+		HealthDeadlineMillis: r.Spec.HealthDeadline.Milliseconds()}}
 }
 
 // observe asks the providers for everybody's health, and the metric, when it is

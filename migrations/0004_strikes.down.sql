@@ -1,0 +1,1 @@
+ALTER TABLE rollout_member DROP COLUMN strikes;
