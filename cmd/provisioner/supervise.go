@@ -15,7 +15,7 @@ import (
 const workChannel = "dormouse_work"
 
 func (s *server) openPlaces(ctx context.Context) (err error) {
-	s.places, err = openPlaces(ctx, s.c, s.dir, s.apiStore, s.log, func(id fleet.InstanceID) {
+	s.places, err = openPlaces(ctx, s.c, s.dir, s.stores.background(), s.log, func(id fleet.InstanceID) {
 		if e := s.signals.Load(); e != nil {
 			e.Signal(string(id))
 		}
@@ -38,7 +38,7 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 		hosts = append(hosts, s.dir.host)
 	}
 	s.engine, err = engine.New(engine.Options{
-		Store: s.store, Workflows: workflows, Worker: s.dir.worker, Hosts: hosts, Slots: s.c.slots, Clock: wallClock{}, Log: s.log,
+		Store: s.stores.engine, Workflows: workflows, Worker: s.dir.worker, Hosts: hosts, Slots: s.c.slots, Clock: wallClock{}, Log: s.log,
 		OnCommit: s.hub.committed, Unsolicited: s.unsolicited,
 	})
 	if err != nil {
@@ -57,7 +57,7 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 // listenForWork wakes the engine when another process has accepted work.
 // Nothing depends on it: the engine polls too.
 func (s *server) listenForWork(ctx context.Context) {
-	if err := s.store.Listen(ctx, workChannel, s.engine.Wake); err != nil && ctx.Err() == nil {
+	if err := s.stores.singletons.Listen(ctx, workChannel, s.engine.Wake); err != nil && ctx.Err() == nil {
 		s.log.WithError(err).Warn("not listening for work accepted by other processes; it is found by polling")
 	}
 }
@@ -74,7 +74,7 @@ func (s *server) accepted() {
 func (s *server) notifySupervisors() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := s.apiStore.Notify(ctx, workChannel); err != nil {
+	if err := s.stores.api.Notify(ctx, workChannel); err != nil {
 		s.log.WithError(err).Debug("notifying the supervisors; they will find the work by polling")
 	}
 }
@@ -98,9 +98,9 @@ func (s *server) startSupervision(ctx context.Context) error {
 	if len(places) == 0 {
 		return nil
 	}
-	endings := installation.NewEndings(s.store, s.store, s.engine.Wake, wallClock{}, s.log)
+	endings := installation.NewEndings(s.stores.singletons, s.stores.singletons, s.engine.Wake, wallClock{}, s.log)
 	watcher := installation.NewWatcher(installation.WatcherOptions{
-		Store: s.store, Endings: endings, Places: places, Clock: wallClock{}, Log: s.log,
+		Store: s.stores.singletons, Endings: endings, Places: places, Clock: wallClock{}, Log: s.log,
 	})
 	s.watcher.Store(watcher)
 	s.background.Go(func() {
@@ -124,7 +124,7 @@ func (s *server) startSupervision(ctx context.Context) error {
 // one of those that share them.
 func (s *server) sweep(ctx context.Context, name string, endings *installation.Endings, places map[fleet.ProviderKind]installation.Place) {
 	sweeper := installation.NewSweeper(installation.SweeperOptions{
-		Store: s.store, Endings: endings, Places: places, Hosts: []fleet.HostID{s.dir.host}, Clock: wallClock{}, Log: s.log,
+		Store: s.stores.singletons, Endings: endings, Places: places, Hosts: []fleet.HostID{s.dir.host}, Clock: wallClock{}, Log: s.log,
 	})
 	s.background.Go(func() { s.lead(ctx, name, sweeper.Run) })
 }
@@ -132,7 +132,7 @@ func (s *server) sweep(ctx context.Context, name string, endings *installation.E
 // lead runs f in one process at a time, and again where the lead was lost.
 func (s *server) lead(ctx context.Context, name string, f func(context.Context) error) {
 	for ctx.Err() == nil {
-		err := s.store.Lead(ctx, name, f)
+		err := s.stores.singletons.Lead(ctx, name, f)
 		if ctx.Err() != nil {
 			return
 		}
@@ -148,7 +148,7 @@ func (s *server) prune(ctx context.Context) error {
 	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()
 	for {
-		n, err := s.store.Prune(ctx, retention, pruneLimit)
+		n, err := s.stores.singletons.Prune(ctx, retention, pruneLimit)
 		if err != nil {
 			return err
 		}
