@@ -29,6 +29,7 @@ const patience = 30 * time.Second
 type world struct {
 	t      *testing.T
 	ctx    context.Context
+	url    string
 	db     *sql.DB
 	store  *store.Store
 	sim    *sim.Provider
@@ -86,7 +87,7 @@ func bareWorld(t *testing.T) *world {
 	require.NoError(t, err)
 	db, err := sql.Open("postgres", url)
 	require.NoError(t, err)
-	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), db: db, store: s, engines: map[*worker]bool{}, images: &images{}, health: 2 * time.Minute,
+	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), url: url, db: db, store: s, engines: map[*worker]bool{}, images: &images{}, health: 2 * time.Minute,
 		changed: make(chan struct{}, 1), life: map[string]string{}, steps: map[string][]string{}}
 	w.sim, err = sim.New(sim.Options{OnChange: w.signal, LedgerSize: 1 << 16})
 	require.NoError(t, err)

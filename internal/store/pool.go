@@ -20,20 +20,28 @@ type pool struct {
 	name  string
 	wait  time.Duration
 	turns chan struct{}
+	// spare is the connection for which there is no turn: one statement is
+	// prepared at a time.
+	spare chan struct{}
 
 	waiting, waits, timedOut atomic.Int64
 }
 
 func newPool(o Options) *pool {
-	return &pool{name: o.Name, wait: o.Wait, turns: make(chan struct{}, o.MaxConns-1)}
+	return &pool{name: o.Name, wait: o.Wait, turns: make(chan struct{}, o.MaxConns-1), spare: make(chan struct{}, 1)}
 }
 
-// take waits for a turn, which is to be given back. After the pool's time it fails with
+// take waits for a turn, which is to be given back.
+func (p *pool) take(ctx context.Context) error { return p.enter(ctx, p.turns) }
+
+func (p *pool) give() { <-p.turns }
+
+// enter takes a place among turns. After the pool's time it fails with
 // KindUnavailable, so that a caller is told to come again, and does not hold
 // what others wait for in turn.
-func (p *pool) take(ctx context.Context) error {
+func (p *pool) enter(ctx context.Context, turns chan struct{}) error {
 	select {
-	case p.turns <- struct{}{}:
+	case turns <- struct{}{}:
 		return nil
 	default:
 	}
@@ -43,20 +51,18 @@ func (p *pool) take(ctx context.Context) error {
 	patience := time.NewTimer(p.wait)
 	defer patience.Stop()
 	select {
-	case p.turns <- struct{}{}:
+	case turns <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return translate("waiting for a connection", ctx.Err())
 	case <-patience.C:
 	}
 	p.timedOut.Add(1)
-	err := fleet.Errorf(fleet.KindUnavailable, "all %d connections of the %s to the database have been busy for %s: try again later, or raise --database-conns",
-		cap(p.turns), p.name, p.wait)
+	err := fleet.Errorf(fleet.KindUnavailable, "the %s's %d connections to the database have been busy for %s: try again later, or raise --database-conns",
+		p.name, cap(p.turns), p.wait)
 	err.RetryAfter = time.Second
 	return err
 }
-
-func (p *pool) give() { <-p.turns }
 
 // PoolStats tells how busy a pool is.
 type PoolStats struct {

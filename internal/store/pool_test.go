@@ -82,7 +82,7 @@ func TestAWaitForAConnectionEnds(t *testing.T) {
 	} {
 		err := use()
 		require.Equal(t, fleet.KindUnavailable, fleet.KindOf(err), name)
-		require.ErrorContains(t, err, "all 2 connections of the api to the database have been busy for 20ms")
+		require.ErrorContains(t, err, "the api's 2 connections to the database have been busy for 20ms")
 		var typed *fleet.Error
 		require.ErrorAs(t, err, &typed)
 		require.Equal(t, time.Second, typed.RetryAfter)

@@ -38,12 +38,9 @@ type Store struct {
 	url      string
 	maxConns int
 	prepared sync.Map // query text → *sqlx.Stmt
-	// preparing lets one statement be prepared at a time: it takes the one
-	// connection for which there is no turn.
-	preparing sync.Mutex
-	pool      *pool
-	moves     moves
-	names     atomic.Pointer[names]
+	pool     *pool
+	moves    moves
+	names    atomic.Pointer[names]
 }
 
 // Open connects. It fails with KindUnavailable where the database does not
@@ -185,8 +182,10 @@ func (t *Tx) turn(ctx context.Context) (give func(), err error) {
 }
 
 func (s *Store) prepare(ctx context.Context, query string) (*sqlx.Stmt, error) {
-	s.preparing.Lock()
-	defer s.preparing.Unlock()
+	if err := s.pool.enter(ctx, s.pool.spare); err != nil {
+		return nil, err
+	}
+	defer func() { <-s.pool.spare }()
 	if have, ok := s.prepared.Load(query); ok {
 		return have.(*sqlx.Stmt), nil
 	}
