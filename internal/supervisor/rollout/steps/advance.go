@@ -123,13 +123,21 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 		d.State, d.Reason, d.Detail = look.Rollout.State, fleet.WaitMembers, "sleepers that can't be verified are moved"
 	}
 	change := m.decided(look, d, changed)
-	out := fleet.Wait(rest(m.all, d, change), fleet.WaitRollout, d.Detail)
+	out := fleet.Wait(rest(m.all, d, change), waitsFor(d), d.Detail)
 	if change != nil {
 		change.Epoch = s.Operation.Epoch
 		out.Changes.Rollout = change
 		m.seen = fleet.RolloutSeen{Version: change.Rollout.Version + 1, Epoch: change.Epoch}
 	}
 	return out, nil
+}
+
+// waitsFor is what an operation waits for whose rollout goes on.
+func waitsFor(d rollout.Decision) fleet.Reason {
+	if d.State == fleet.RolloutRunning && d.Reason != "" {
+		return d.Reason
+	}
+	return fleet.WaitRollout
 }
 
 // rest is how long nothing needs to be looked at.
@@ -384,6 +392,9 @@ func (w *workflow) observe(ctx context.Context, m *members, look fleet.RolloutLo
 	m.metricAt = look.Now
 	value, err := w.Query(ctx, *gate)
 	reading := &rollout.MetricReading{At: look.Now, Answered: err == nil, Value: value}
+	if err != nil {
+		reading.Problem = err.Error()
+	}
 	if err == nil && value > gate.Max {
 		reading.AboveSince = look.Now
 		if m.metric != nil && !m.metric.AboveSince.IsZero() {
