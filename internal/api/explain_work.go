@@ -69,7 +69,7 @@ func (x *work) active(e *client.Explanation) {
 	}
 	e.Next = x.next()
 	x.abandoned(e)
-	switch d := op.StepDeadlineAt; {
+	switch d := x.deadline(); {
 	case d.IsZero() || d.Sub(x.now) > 365*24*time.Hour:
 	case d.After(x.now):
 		e.Next += "; the step counts as failed at " + d.UTC().Format(time.RFC3339)
@@ -77,6 +77,16 @@ func (x *work) active(e *client.Explanation) {
 		e.Summary += fmt.Sprintf("; its time was over %s ago", age(d, x.now))
 		e.Next += "; it is looked at once more, and fails unless what it waits for has come true"
 	}
+}
+
+// deadline is when the step counts as failed. Time in which it is due and nobody
+// comes for it does not count.
+func (x *work) deadline() time.Time {
+	d, late := x.op.StepDeadlineAt, x.now.Sub(x.op.DueAt)
+	if d.IsZero() || x.op.DueAt.IsZero() || late <= 0 {
+		return d
+	}
+	return d.Add(late)
 }
 
 func (x *work) name() string { return fmt.Sprintf("the %s of %s", x.op.Kind, x.op.ResourceName) }

@@ -37,6 +37,8 @@ type world struct {
 	// sick says of some instances how they end when they are switched on; cured takes that back.
 	sick  sync.Map
 	cured atomic.Bool
+	// blind: nobody's health can be told.
+	blind atomic.Bool
 	// health bounds the wait for health.
 	health time.Duration
 	// booting: no answer to a switching on says that it is on already, however
@@ -149,7 +151,7 @@ func allWorkflows(w *world, p *provider) []*engine.Workflow {
 	if w == nil {
 		return append(all, steps.Workflow(steps.Options{}))
 	}
-	return append(all, steps.Workflow(steps.Options{Store: w.store, Log: logrus.StandardLogger(), Health: w.healths}))
+	return append(all, steps.Workflow(steps.Options{Store: w.store, Log: logrus.StandardLogger(), Health: w.healths, Query: steps.Query}))
 }
 
 // healths is what a cluster's provider says of its installations.
@@ -158,6 +160,9 @@ func (w *world) healths(_ context.Context, id fleet.ClusterID) (map[fleet.Instal
 	for _, st := range w.simInstances(id) {
 		if st.Power == fleet.PowerOn && !st.Clone {
 			all[st.InstallationID] = st.Health
+			if w.blind.Load() {
+				all[st.InstallationID] = fleet.HealthUnknown
+			}
 		}
 	}
 	return all, nil
@@ -225,11 +230,11 @@ func (w *world) start(s setup) *worker {
 	w.mu.Lock()
 	w.engines[x] = true
 	w.mu.Unlock()
-	go func() { x.done <- e.Run(ctx) }()
+	go func() { x.done <- e.Run(ctx); close(x.done) }()
 	return x
 }
 
-// stop ends the engine; it may have been killed.
+// stop ends the engine; it may have been killed, or stopped before.
 func (x *worker) stop() {
 	x.w.t.Helper()
 	x.cancel()
