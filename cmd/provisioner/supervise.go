@@ -83,6 +83,7 @@ func (s *server) notifySupervisors() {
 const (
 	retention  = 30 * 24 * time.Hour
 	pruneEvery = time.Hour
+	pruneSoon  = time.Minute // where there is more than one run removes
 	pruneLimit = 50_000
 )
 
@@ -145,20 +146,34 @@ func (s *server) lead(ctx context.Context, name string, f func(context.Context) 
 }
 
 func (s *server) prune(ctx context.Context) error {
-	tick := time.NewTicker(pruneEvery)
-	defer tick.Stop()
-	for {
+	return repeat(ctx, wallClock{}, func(ctx context.Context) (time.Duration, error) {
 		n, err := s.stores.singletons.Prune(ctx, retention, pruneLimit)
-		if err != nil {
-			return err
-		}
 		if n > 0 {
 			s.log.WithField("rows", n).Info("removed what is older than the retention")
 		}
+		if n >= pruneLimit {
+			return pruneSoon, err
+		}
+		return pruneEvery, err
+	})
+}
+
+// repeat runs f at once, and again as long after its end as it says, until it
+// fails or ctx ends. So what was missed while the process was down, or stopped, is
+// made up for by one run, and not by one for each that was missed.
+func repeat(ctx context.Context, clock engine.Clock, f func(context.Context) (time.Duration, error)) error {
+	for {
+		wait, err := f(ctx)
+		if err != nil {
+			return err
+		}
+		tick := make(chan struct{})
+		stop := clock.AfterFunc(wait, func() { close(tick) })
 		select {
 		case <-ctx.Done():
+			stop()
 			return nil
-		case <-tick.C:
+		case <-tick:
 		}
 	}
 }

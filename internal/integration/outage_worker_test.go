@@ -242,7 +242,7 @@ func TestOutageEverythingRestartsAtOnce(t *testing.T) {
 			dying.Go(kill)
 		}
 		dying.Wait()
-		w.strings(`SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+		w.strings(`SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'observer'
 			AND backend_type = 'client backend'`)
 		kills = nil
 		for range 3 {

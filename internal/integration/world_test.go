@@ -39,6 +39,8 @@ type world struct {
 	cured atomic.Bool
 	// blind: nobody's health can be told.
 	blind atomic.Bool
+	// sickness: everybody is said to be unhealthy.
+	sickness atomic.Bool
 	// health bounds the wait for health.
 	health time.Duration
 	// booting: no answer to a switching on says that it is on already, however
@@ -84,13 +86,24 @@ func migrate(ctx context.Context, url string) error {
 
 func bareWorld(t *testing.T) *world {
 	t.Helper()
-	url := pgtest.NewMigrated(t, migrate)
+	return worldOn(t, pgtest.NewMigrated(t, migrate))
+}
+
+// open opens the test's own sessions.
+func (w *world) open(url string) *sql.DB {
+	w.t.Helper()
+	db, err := sql.Open("postgres", url+"&application_name=observer")
+	require.NoError(w.t, err)
+	return db
+}
+
+func worldOn(t *testing.T, url string) *world {
+	t.Helper()
 	s, err := store.Open(t.Context(), store.Options{URL: url, MaxConns: 6})
 	require.NoError(t, err)
-	db, err := sql.Open("postgres", url)
-	require.NoError(t, err)
-	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), url: url, db: db, store: s, engines: map[*worker]bool{}, images: &images{}, health: 2 * time.Minute,
+	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), url: url, store: s, engines: map[*worker]bool{}, images: &images{}, health: 2 * time.Minute,
 		changed: make(chan struct{}, 1), life: map[string]string{}, steps: map[string][]string{}}
+	w.db = w.open(url)
 	w.sim, err = sim.New(sim.Options{OnChange: w.signal, LedgerSize: 1 << 16})
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -100,7 +113,7 @@ func bareWorld(t *testing.T) *world {
 		require.Zero(t, left, "engines that were not stopped")
 		require.NoError(t, w.sim.Close())
 		_ = s.Close()
-		_ = db.Close()
+		_ = w.db.Close()
 	})
 	return w
 }
@@ -162,6 +175,9 @@ func (w *world) healths(_ context.Context, id fleet.ClusterID) (map[fleet.Instal
 			all[st.InstallationID] = st.Health
 			if w.blind.Load() {
 				all[st.InstallationID] = fleet.HealthUnknown
+			}
+			if w.sickness.Load() {
+				all[st.InstallationID] = fleet.HealthUnhealthy
 			}
 		}
 	}
