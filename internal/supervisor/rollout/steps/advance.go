@@ -63,6 +63,9 @@ type workflow struct {
 
 // members is what this process remembers of a rollout between two looks.
 type members struct {
+	// turn is held by the one run that uses the rest. A verb, or a lease that ran out,
+	// lets the same process begin the next run while the last one is still on its way.
+	turn chan struct{}
 	// seen is the rollout as it is if the last decision was written.
 	seen fleet.RolloutSeen
 	at   map[fleet.InstallationID]int
@@ -84,7 +87,7 @@ func (w *workflow) remembered(id fleet.RolloutID) *members {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fleets[id] == nil {
-		w.fleets[id] = &members{}
+		w.fleets[id] = &members{turn: make(chan struct{}, 1)}
 	}
 	return w.fleets[id]
 }
@@ -99,6 +102,12 @@ func (w *workflow) forget(id fleet.RolloutID) {
 func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
 	id := fleet.RolloutID(s.Operation.ResourceID)
 	m := w.remembered(id)
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return fleet.Outcome{}, ctx.Err()
+	}
 	known := m.seen
 	if s.Now.Sub(m.wholeAt) > wholeEvery {
 		known = fleet.RolloutSeen{}
