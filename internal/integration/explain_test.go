@@ -200,10 +200,14 @@ func TestExplainAnImageThatIsBuilt(t *testing.T) {
 func TestExplainAWorkerThatDied(t *testing.T) {
 	t.Parallel()
 	c := stuckWorld(t, nil)
-	leave := make(chan struct{})
-	e := c.start(setup{lease: 500 * time.Millisecond, wrap: instead("start-instance", until(leave)), store: func(real engine.Store) engine.Store { return lapsing{real} }})
+	entered, leave := make(chan struct{}), make(chan struct{})
+	hang := func(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
+		close(entered)
+		return until(leave)(ctx, s)
+	}
+	e := c.start(setup{lease: 500 * time.Millisecond, wrap: instead("start-instance", hang), store: func(real engine.Store) engine.Store { return lapsing{real} }})
 	op := c.create(nil, "web")
-	c.eventually(func() bool { s, err := c.store.Operation(c.ctx, op); return err == nil && s.Step == "start-instance" }, c.last)
+	c.received(entered)
 	e.cancel() // it takes nothing more, and gives nothing back until the step has ended
 	want := explained{waiting: fleet.WaitWorker, step: "start-instance", summary: "its worker is gone", detail: "has not extended its lease", next: "another worker takes over"}
 	c.explains("installations/"+c.subject, want)
