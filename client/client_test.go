@@ -76,7 +76,8 @@ func TestRoutes(t *testing.T) {
 			_, err := c.Clusters.Create(ctx, CreateCluster{Name: "local", Provider: "kvm"})
 			return err
 		}, "POST /api/v1/clusters", `{"name":"local","provider":"kvm"}`},
-		"ClusterGet": {func(ctx context.Context, c *Client) error { _, err := c.Clusters.Get(ctx, "local"); return err }, "GET /api/v1/clusters/local", ""},
+		"ClusterGet":     {func(ctx context.Context, c *Client) error { _, err := c.Clusters.Get(ctx, "local"); return err }, "GET /api/v1/clusters/local", ""},
+		"ClusterExplain": {func(ctx context.Context, c *Client) error { _, err := c.Clusters.Explain(ctx, "local"); return err }, "GET /api/v1/clusters/local/explain", ""},
 		"ClusterList": {func(ctx context.Context, c *Client) error {
 			_, err := c.Clusters.List(ctx, ListPage{Limit: 2})
 			return err
@@ -91,8 +92,9 @@ func TestRoutes(t *testing.T) {
 			_, err := c.Packages.List(ctx, ListPage{Cursor: "z"})
 			return err
 		}, "GET /api/v1/packages?cursor=z", ""},
-		"PackageDelete": {func(ctx context.Context, c *Client) error { return c.Packages.Delete(ctx, "web@1.0") }, "DELETE /api/v1/packages/web@1.0", ""},
-		"OperationGet":  {func(ctx context.Context, c *Client) error { _, err := c.Operations.Get(ctx, "op1"); return err }, "GET /api/v1/operations/op1", ""},
+		"PackageDelete":    {func(ctx context.Context, c *Client) error { return c.Packages.Delete(ctx, "web@1.0") }, "DELETE /api/v1/packages/web@1.0", ""},
+		"OperationGet":     {func(ctx context.Context, c *Client) error { _, err := c.Operations.Get(ctx, "op1"); return err }, "GET /api/v1/operations/op1", ""},
+		"OperationExplain": {func(ctx context.Context, c *Client) error { _, err := c.Operations.Explain(ctx, "op1"); return err }, "GET /api/v1/operations/op1/explain", ""},
 		"OperationWait": {func(ctx context.Context, c *Client) error {
 			_, err := c.Operations.Wait(ctx, "op1", 30*time.Second, 4)
 			return err

@@ -34,6 +34,11 @@ func (s *Clusters) Get(ctx context.Context, id string) (Cluster, error) {
 	return get[Cluster](ctx, s.c, nil, "clusters", id)
 }
 
+// Explain says what a cluster waits for, or what it lacks.
+func (s *Clusters) Explain(ctx context.Context, id string) (Explanation, error) {
+	return get[Explanation](ctx, s.c, nil, "clusters", id, "explain")
+}
+
 // List returns one page of clusters.
 func (s *Clusters) List(ctx context.Context, q ListPage) (Page[Cluster], error) {
 	return get[Page[Cluster]](ctx, s.c, q.values(), "clusters")

@@ -35,6 +35,11 @@ func (s *Operations) Get(ctx context.Context, id string) (Operation, error) {
 	return get[Operation](ctx, s.c, nil, "operations", id)
 }
 
+// Explain says what an operation waits for, or how it ended.
+func (s *Operations) Explain(ctx context.Context, id string) (Explanation, error) {
+	return get[Explanation](ctx, s.c, nil, "operations", id, "explain")
+}
+
 // Wait returns the operation as soon as its revision is above the given one or
 // it is finished, and after wait (a minute at the most) at the latest as it then is.
 func (s *Operations) Wait(ctx context.Context, id string, wait time.Duration, revision int64) (Operation, error) {

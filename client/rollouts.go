@@ -64,6 +64,11 @@ func (s *Rollouts) Get(ctx context.Context, id string) (Rollout, error) {
 	return get[Rollout](ctx, s.c, nil, "rollouts", id)
 }
 
+// Explain says what a rollout waits for, or why it has stopped.
+func (s *Rollouts) Explain(ctx context.Context, id string) (Explanation, error) {
+	return get[Explanation](ctx, s.c, nil, "rollouts", id, "explain")
+}
+
 // List returns one page of rollouts, newest first.
 func (s *Rollouts) List(ctx context.Context, q ListRollouts) (Page[RolloutSummary], error) {
 	return get[Page[RolloutSummary]](ctx, s.c, q.values(), "rollouts")

@@ -168,15 +168,20 @@ type StepDone struct {
 	Attempts int `json:"attempts"`
 }
 
-// Explanation is what an installation waits for, and why.
+// Explanation is what an installation, a cluster, a rollout or an operation waits
+// for, and why.
 type Explanation struct {
-	Installation string `json:"installation"`
-	State        string `json:"state"`
+	// About is what is explained: installation, cluster, rollout or operation. Name
+	// is its name, or its ID where it has none.
+	About string `json:"about"`
+	Name  string `json:"name"`
+	State string `json:"state"`
 	// Summary is one sentence for people.
 	Summary string `json:"summary"`
 	// WaitingFor is a typed reason; empty where nothing is waited for.
-	WaitingFor string    `json:"waiting_for,omitempty"`
-	Detail     string    `json:"detail,omitempty"`
+	WaitingFor string `json:"waiting_for,omitempty"`
+	Detail     string `json:"detail,omitempty"`
+	// Step is where the work is; of a rollout, its ring and wave.
 	Step       string    `json:"step,omitempty"`
 	StepNumber int       `json:"step_number,omitempty"`
 	StepsTotal int       `json:"steps_total,omitempty"`
@@ -186,7 +191,9 @@ type Explanation struct {
 	// Next says what comes next, and NextAt when at the latest.
 	Next   string    `json:"next"`
 	NextAt time.Time `json:"next_at,omitzero"`
-	// Accepts are the requests accepted in this state.
+	// Advice says what an operator can do about it; empty where nothing is to be done.
+	Advice []string `json:"advice,omitempty"`
+	// Accepts are the requests, or a rollout's verbs, accepted in this state.
 	Accepts   []string   `json:"accepts"`
 	Operation *Operation `json:"operation,omitempty"`
 	Queued    []string   `json:"queued,omitempty"`

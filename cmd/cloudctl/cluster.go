@@ -14,7 +14,10 @@ import (
 
 func (a *app) clusterCommand() *cobra.Command {
 	cmd := newGroup("cluster", "The places where installations run", "clusters")
-	cmd.AddCommand(a.clusterCreate(), a.clusterList(), a.clusterGet(), a.clusterDelete())
+	cmd.AddCommand(a.clusterCreate(), a.clusterList(), a.clusterGet(), a.clusterDelete(),
+		a.explain("NAME", "a cluster", a.complete(clusterNames), func(ctx context.Context, c *client.Client, name string) (client.Explanation, error) {
+			return c.Clusters.Explain(ctx, name)
+		}))
 	return cmd
 }
 

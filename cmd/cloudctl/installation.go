@@ -19,7 +19,9 @@ func (a *app) installationCommand() *cobra.Command {
 		a.installationRequest("retry", "Try again what failed", (*client.Installations).Retry),
 		a.installationRequest("hibernate", "Put it to sleep: no virtual machine, its data kept", (*client.Installations).Hibernate),
 		a.installationRequest("wake", "Bring it back from sleep", (*client.Installations).Wake),
-		a.installationDelete(), a.installationExplain(), a.installationLogs())
+		a.installationDelete(), a.explain("NAME", "an installation", a.complete(installationNames), func(ctx context.Context, c *client.Client, name string) (client.Explanation, error) {
+			return c.Installations.Explain(ctx, name)
+		}), a.installationLogs())
 	return cmd
 }
 
@@ -173,26 +175,6 @@ func (a *app) confirm(ctx context.Context, name string) error {
 		return &usageError{err: fmt.Errorf("nothing was deleted"), advice: "answer y, or give --yes"}
 	case <-ctx.Done():
 		return fmt.Errorf("asking: %w", context.Cause(ctx))
-	}
-}
-
-func (a *app) installationExplain() *cobra.Command {
-	return &cobra.Command{
-		Use: "explain NAME", Short: "Say what an installation waits for, and why", Args: one("NAME"),
-		Long: `Say what an installation waits for: which step, since when, how many attempts,
-the last error, what comes next, and which requests it accepts now.`,
-		ValidArgsFunction: a.complete(installationNames),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			c, err := a.connect()
-			if err != nil {
-				return err
-			}
-			e, err := c.Installations.Explain(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return a.print(e, func() string { return a.explanationSheet(e) })
-		}),
 	}
 }
 

@@ -116,34 +116,3 @@ func (a *app) operationLine(op *client.Operation) string {
 	}
 	return text + ", " + position(*op)
 }
-
-func (a *app) explanationSheet(e client.Explanation) string {
-	var s sheet
-	s.add("Installation", e.Installation)
-	s.add("State", e.State)
-	s.add("Summary", e.Summary)
-	if e.WaitingFor != "" {
-		s.add("Waiting for", e.WaitingFor+because("", e.Detail))
-	} else {
-		s.add("Detail", e.Detail)
-	}
-	if e.Step != "" {
-		s.add("Step", fmt.Sprintf("%d of %d, %s", e.StepNumber, e.StepsTotal, e.Step))
-	}
-	s.add("Since", a.age(e.Since))
-	if e.Attempts > 0 {
-		s.add("Attempts", fmt.Sprint(e.Attempts))
-	}
-	s.add("Last error", e.LastError)
-	next := e.Next
-	if !e.NextAt.IsZero() {
-		if ahead := e.NextAt.Sub(a.now()); ahead > 0 {
-			next += ", in " + span(ahead) + " at the latest"
-		}
-	}
-	s.add("Next", next)
-	s.add("Accepts", strings.Join(e.Accepts, ", "))
-	s.add("Operation", a.operationLine(e.Operation))
-	s.add("Queued", strings.Join(e.Queued, ", "))
-	return s.String()
-}

@@ -14,7 +14,10 @@ const operationsShown = 50
 
 func (a *app) operationCommand() *cobra.Command {
 	cmd := newGroup("operation", "Look at the work that is done, under way or queued", "operations", "op")
-	cmd.AddCommand(a.operationList(), a.operationGet())
+	cmd.AddCommand(a.operationList(), a.operationGet(),
+		a.explain("ID", "an operation", nil, func(ctx context.Context, c *client.Client, id string) (client.Explanation, error) {
+			return c.Operations.Explain(ctx, id)
+		}))
 	return cmd
 }
 

@@ -28,9 +28,9 @@ func TestGoldenOutputs(t *testing.T) {
 	f := newFake(t, map[string]http.HandlerFunc{
 		"GET /installations":      answer(200, client.Page[client.Installation]{Items: []client.Installation{installation("stable", nil), asleep, failed}}),
 		"GET /installations/acme": answer(200, installation("update-in-progress", &op)),
-		"GET /installations/acme/explain": answer(200, client.Explanation{Installation: "acme", State: "update-in-progress", Summary: "it is being updated", WaitingFor: "backing-off",
+		"GET /installations/acme/explain": answer(200, client.Explanation{About: "installation", Name: "acme", State: "update-in-progress", Summary: "it is being updated", WaitingFor: "backing-off",
 			Detail: "after a fault", Step: "create-instance", StepNumber: 3, StepsTotal: 6, Since: noon.Add(-12 * time.Second), Attempts: 2, LastError: "no tap device",
-			Next: "the step is tried again", NextAt: noon.Add(4 * time.Second), Accepts: []string{"delete"}, Operation: &op, Queued: []string{"hibernate"}}),
+			Next: "the step is tried again", Advice: []string{"see the host", "or wait"}, NextAt: noon.Add(4 * time.Second), Accepts: []string{"delete"}, Operation: &op, Queued: []string{"hibernate"}}),
 		"GET /clusters":       answer(200, client.Page[client.Cluster]{Items: []client.Cluster{cluster}}),
 		"GET /clusters/local": answer(200, cluster),
 		"GET /packages":       answer(200, client.Page[client.Package]{Items: []client.Package{pkg}}),

@@ -13,6 +13,7 @@ import (
 func (a *app) rolloutCommand() *cobra.Command {
 	cmd := newGroup("rollout", "Bring the members of a group to another revision, wave by wave", "rollouts")
 	cmd.AddCommand(a.rolloutCreate(), a.rolloutStatus(), a.rolloutList(), a.rolloutMembers(),
+		a.explain("ID|GROUP", "a rollout, or a group's newest,", a.complete(groupNames), explainRollout),
 		a.rolloutRequest("pause", "Begin nothing new until the rollout is resumed", "", (*client.Rollouts).Pause),
 		a.rolloutResume(),
 		a.rolloutRequest("cancel", "End a rollout and leave every member where it is", "cancelled", (*client.Rollouts).Cancel),
@@ -59,6 +60,14 @@ func newestRollout(ctx context.Context, c *client.Client, g client.Group, err er
 		return client.Rollout{}, &missingError{fmt.Sprintf("group %s has had no rollout", g.Name), "rollout create " + g.Name}
 	}
 	return c.Rollouts.Get(ctx, g.Rollout.ID)
+}
+
+func explainRollout(ctx context.Context, c *client.Client, idOrGroup string) (client.Explanation, error) {
+	r, err := findRollout(ctx, c, idOrGroup)
+	if err != nil {
+		return client.Explanation{}, err
+	}
+	return c.Rollouts.Explain(ctx, r.ID)
 }
 
 func (a *app) rolloutList() *cobra.Command {

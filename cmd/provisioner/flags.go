@@ -60,7 +60,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.DurationVar(&c.healthDeadline, "health-deadline", 2*time.Minute, "how long a started instance has to become healthy")
 	flags.IntVar(&c.slots, "slots", 32, "steps of operations that this process runs at once; at most three quarters of them of bulk work (rollouts)")
 	flags.StringVar(&c.simulator, "simulator", "", "URL of a simulator to share with others (see provisioner simulator): http://127.0.0.1:PORT or unix:PATH; without it, this process has one to itself")
-	flags.IntVar(&c.databaseConns, "database-conns", 32, "connections to the database at most: half for the API, half for the supervisors")
+	flags.IntVar(&c.databaseConns, "database-conns", 32, "connections to the database at most, in all; the API, the engine and the rest of the supervision each have their share, which the log names at the start")
 }
 
 // bindData binds what the doctor needs too.
@@ -111,6 +111,9 @@ func (c *config) check() error {
 		return fleet.Errorf(fleet.KindInvalid, "role host needs role supervisor in the same process")
 	case c.has(roleGateway) && !c.has(roleHost):
 		return fleet.Errorf(fleet.KindInvalid, "role gateway needs role host in the same process: it reaches guests through the host's own network")
+	}
+	if _, err := c.connections(); err != nil {
+		return err
 	}
 	if c.simulator != "" {
 		if err := remote.CheckURL(c.simulator); err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 func (s *server) rolloutWorkflow(ctx context.Context) *engine.Workflow {
-	o := steps.Options{Store: s.store, Query: steps.Query, Log: s.log}
+	o := steps.Options{Store: s.stores.singletons, Query: steps.Query, Log: s.log}
 	if len(s.places.installation()) > 0 {
 		o.Health = steps.NewObserver(s.health, func(f func(context.Context)) { s.background.Go(func() { f(ctx) }) }).Health
 	}
@@ -19,7 +19,7 @@ func (s *server) rolloutWorkflow(ctx context.Context) *engine.Workflow {
 // health lists what the provider of a cluster says of the installations there.
 // Of several machines of one installation, the one that is on counts; clones don't.
 func (s *server) health(ctx context.Context, id fleet.ClusterID) (map[fleet.InstallationID]fleet.HealthState, error) {
-	c, err := s.store.Cluster(ctx, string(id))
+	c, err := s.stores.singletons.Cluster(ctx, string(id))
 	if err != nil {
 		return nil, err
 	}

@@ -59,8 +59,7 @@ type server struct {
 	dir      *dataDir
 	pg       *devpg.Server
 	database string
-	apiStore *store.Store
-	store    *store.Store // the supervisors'
+	stores   stores
 	box      *sealed.Box
 	metrics  *prometheus.Registry
 	places   *places
@@ -158,13 +157,14 @@ func (s *server) openDatabase(ctx context.Context) (err error) {
 			s.log.WithFields(logrus.Fields{"from": before, "to": after}).Info("migrated the database")
 		}
 	}
-	half := max(2, s.c.databaseConns/2)
-	if s.apiStore, err = store.Open(ctx, store.Options{URL: s.database, MaxConns: half}); err != nil {
+	conns, err := s.c.connections()
+	if err != nil {
 		return err
 	}
-	if s.store, err = store.Open(ctx, store.Options{URL: s.database, MaxConns: half}); err != nil {
+	if s.stores, err = openStores(ctx, s.database, conns, s.metrics); err != nil {
 		return err
 	}
+	s.log.WithFields(conns.fields()).Info("connections to the database at most")
 	if s.pg != nil {
 		s.background.Go(func() { s.keepPostgres(ctx) })
 	}
@@ -180,7 +180,7 @@ func (s *server) listen(ctx context.Context) error {
 			return err
 		}
 		handler, err := api.New(api.Options{
-			Store: acceptingStore{s.apiStore, s.accepted}, Packages: s.places.builder, Consoles: s.places, Watch: s.hub, Seal: s.box, Planner: planner{},
+			Store: acceptingStore{s.stores.api, s.accepted}, Packages: s.places.builder, Consoles: s.places, Watch: s.hub, Seal: s.box, Planner: planner{},
 			GatewayURL: s.gatewayURL, Log: s.log, Metrics: s.metrics, HashKey: hashKey,
 		})
 		if err != nil {
@@ -193,7 +193,7 @@ func (s *server) listen(ctx context.Context) error {
 	}
 	if s.c.has(roleGateway) {
 		gw := gateway.New(gateway.Options{
-			Routes: routes{s.apiStore}, Dial: s.places.dial, Domain: s.c.gatewayDomain, Log: s.log, Metrics: newGatewayMetrics(s.metrics),
+			Routes: routes{s.stores.api}, Dial: s.places.dial, Domain: s.c.gatewayDomain, Log: s.log, Metrics: newGatewayMetrics(s.metrics),
 		})
 		if err := s.serveHTTP(ctx, "gateway", s.c.gatewayListen, gateway.NewServer(gw)); err != nil {
 			return err
@@ -246,11 +246,7 @@ func (s *server) stop(all bool) error {
 	if s.places != nil {
 		errs = append(errs, s.places.close(ctx, all))
 	}
-	for _, st := range []*store.Store{s.apiStore, s.store} {
-		if st != nil {
-			_ = st.Close() // it fails where a connection had broken before: nothing is lost by that
-		}
-	}
+	s.stores.close()
 	if s.pg != nil {
 		if all {
 			s.log.Info("stopping the private Postgres")

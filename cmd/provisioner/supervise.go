@@ -15,7 +15,7 @@ import (
 const workChannel = "dormouse_work"
 
 func (s *server) openPlaces(ctx context.Context) (err error) {
-	s.places, err = openPlaces(ctx, s.c, s.dir, s.apiStore, s.log, func(id fleet.InstanceID) {
+	s.places, err = openPlaces(ctx, s.c, s.dir, s.stores.background(), s.log, func(id fleet.InstanceID) {
 		if e := s.signals.Load(); e != nil {
 			e.Signal(string(id))
 		}
@@ -38,7 +38,7 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 		hosts = append(hosts, s.dir.host)
 	}
 	s.engine, err = engine.New(engine.Options{
-		Store: s.store, Workflows: workflows, Worker: s.dir.worker, Hosts: hosts, Slots: s.c.slots, Clock: wallClock{}, Log: s.log,
+		Store: s.stores.engine, Workflows: workflows, Worker: s.dir.worker, Hosts: hosts, Slots: s.c.slots, Clock: wallClock{}, Log: s.log,
 		OnCommit: s.hub.committed, Unsolicited: s.unsolicited,
 	})
 	if err != nil {
@@ -57,7 +57,7 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 // listenForWork wakes the engine when another process has accepted work.
 // Nothing depends on it: the engine polls too.
 func (s *server) listenForWork(ctx context.Context) {
-	if err := s.store.Listen(ctx, workChannel, s.engine.Wake); err != nil && ctx.Err() == nil {
+	if err := s.stores.singletons.Listen(ctx, workChannel, s.engine.Wake); err != nil && ctx.Err() == nil {
 		s.log.WithError(err).Warn("not listening for work accepted by other processes; it is found by polling")
 	}
 }
@@ -74,7 +74,7 @@ func (s *server) accepted() {
 func (s *server) notifySupervisors() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := s.apiStore.Notify(ctx, workChannel); err != nil {
+	if err := s.stores.api.Notify(ctx, workChannel); err != nil {
 		s.log.WithError(err).Debug("notifying the supervisors; they will find the work by polling")
 	}
 }
@@ -83,6 +83,7 @@ func (s *server) notifySupervisors() {
 const (
 	retention  = 30 * 24 * time.Hour
 	pruneEvery = time.Hour
+	pruneSoon  = time.Minute // where there is more than one run removes
 	pruneLimit = 50_000
 )
 
@@ -98,9 +99,9 @@ func (s *server) startSupervision(ctx context.Context) error {
 	if len(places) == 0 {
 		return nil
 	}
-	endings := installation.NewEndings(s.store, s.store, s.engine.Wake, wallClock{}, s.log)
+	endings := installation.NewEndings(s.stores.singletons, s.stores.singletons, s.engine.Wake, wallClock{}, s.log)
 	watcher := installation.NewWatcher(installation.WatcherOptions{
-		Store: s.store, Endings: endings, Places: places, Clock: wallClock{}, Log: s.log,
+		Store: s.stores.singletons, Endings: endings, Places: places, Clock: wallClock{}, Log: s.log,
 	})
 	s.watcher.Store(watcher)
 	s.background.Go(func() {
@@ -124,7 +125,7 @@ func (s *server) startSupervision(ctx context.Context) error {
 // one of those that share them.
 func (s *server) sweep(ctx context.Context, name string, endings *installation.Endings, places map[fleet.ProviderKind]installation.Place) {
 	sweeper := installation.NewSweeper(installation.SweeperOptions{
-		Store: s.store, Endings: endings, Places: places, Hosts: []fleet.HostID{s.dir.host}, Clock: wallClock{}, Log: s.log,
+		Store: s.stores.singletons, Endings: endings, Places: places, Hosts: []fleet.HostID{s.dir.host}, Clock: wallClock{}, Log: s.log,
 	})
 	s.background.Go(func() { s.lead(ctx, name, sweeper.Run) })
 }
@@ -132,7 +133,7 @@ func (s *server) sweep(ctx context.Context, name string, endings *installation.E
 // lead runs f in one process at a time, and again where the lead was lost.
 func (s *server) lead(ctx context.Context, name string, f func(context.Context) error) {
 	for ctx.Err() == nil {
-		err := s.store.Lead(ctx, name, f)
+		err := s.stores.singletons.Lead(ctx, name, f)
 		if ctx.Err() != nil {
 			return
 		}
@@ -145,20 +146,34 @@ func (s *server) lead(ctx context.Context, name string, f func(context.Context) 
 }
 
 func (s *server) prune(ctx context.Context) error {
-	tick := time.NewTicker(pruneEvery)
-	defer tick.Stop()
-	for {
-		n, err := s.store.Prune(ctx, retention, pruneLimit)
-		if err != nil {
-			return err
-		}
+	return repeat(ctx, wallClock{}, func(ctx context.Context) (time.Duration, error) {
+		n, err := s.stores.singletons.Prune(ctx, retention, pruneLimit)
 		if n > 0 {
 			s.log.WithField("rows", n).Info("removed what is older than the retention")
 		}
+		if n >= pruneLimit {
+			return pruneSoon, err
+		}
+		return pruneEvery, err
+	})
+}
+
+// repeat runs f at once, and again as long after its end as it says, until it
+// fails or ctx ends. So what was missed while the process was down, or stopped, is
+// made up for by one run, and not by one for each that was missed.
+func repeat(ctx context.Context, clock engine.Clock, f func(context.Context) (time.Duration, error)) error {
+	for {
+		wait, err := f(ctx)
+		if err != nil {
+			return err
+		}
+		tick := make(chan struct{})
+		stop := clock.AfterFunc(wait, func() { close(tick) })
 		select {
 		case <-ctx.Done():
+			stop()
 			return nil
-		case <-tick.C:
+		case <-tick:
 		}
 	}
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 // shows of it and nothing else. Ages in the summary are as of now.
 func Explain(v InstallationView, now time.Time) client.Explanation {
 	e := client.Explanation{
-		Installation: v.Name, State: string(v.State), Accepts: accepts(&v),
+		About: string(fleet.ResourceInstallation), Name: v.Name, State: string(v.State), Accepts: accepts(&v),
 		Queued: make([]string, len(v.Queued)),
 	}
 	for i, kind := range v.Queued {
@@ -24,74 +25,33 @@ func Explain(v InstallationView, now time.Time) client.Explanation {
 		e.Operation = &op
 	}
 	switch op := v.Operation; {
-	case op != nil && op.State == fleet.OperationQueued:
-		explainQueued(&e, op, now)
-	case op != nil && op.State == fleet.OperationActive:
-		explainActive(&e, op, now)
+	case op != nil && !op.State.Finished():
+		x := work{op: op, host: hostOf(&v, op), now: now}
+		x.explain(&e)
 	default:
 		explainResting(&e, v, now)
 	}
 	if len(v.Queued) > 0 {
 		e.Next += "; then: " + strings.Join(e.Queued, ", ")
 	}
+	unreadable(&e, v.StateDetail)
 	return e
 }
 
-func explainQueued(e *client.Explanation, op *fleet.Operation, now time.Time) {
-	e.WaitingFor, e.Detail = string(op.WaitReason), op.WaitDetail
-	e.StepsTotal, e.Since, e.NextAt = op.StepsTotal, op.CreatedAt, op.DueAt
-	e.Summary = fmt.Sprintf("the %s of %s is queued%s", op.Kind, e.Installation, lasting(op.CreatedAt, now))
-	e.Next = fmt.Sprintf("the %s begins when the work before it is done", op.Kind)
+// hostOf names the host that must run the operation's step, as far as it is known.
+func hostOf(v *InstallationView, op *fleet.Operation) string {
+	if v.HostName != "" && v.Instance != nil && string(v.Instance.HostID) == op.Executor {
+		return v.HostName
+	}
+	return op.Executor
 }
 
-func explainActive(e *client.Explanation, op *fleet.Operation, now time.Time) {
-	e.WaitingFor, e.Detail = string(op.WaitReason), op.WaitDetail
-	e.Step, e.StepNumber, e.StepsTotal = op.Step, op.StepNumber, op.StepsTotal
-	e.Since, e.NextAt, e.Attempts, e.LastError = op.StepSince, op.DueAt, op.Attempt, op.Error
-	if e.Since.IsZero() {
-		e.Since = op.CreatedAt
+func (s *server) explainInstallation(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.installation(r)
+	if err != nil {
+		return err
 	}
-	step := fmt.Sprintf("the %s of %s is at step %s (%d of %d)", op.Kind, e.Installation, op.Step, op.StepNumber, op.StepsTotal)
-	switch {
-	case op.Step == "" && op.Worker != "":
-		e.Summary = fmt.Sprintf("the %s of %s is at its first step%s", op.Kind, e.Installation, lasting(op.StartedAt, now))
-	case op.Step == "" || op.StartedAt.IsZero() && op.Attempt == 0 && op.WaitReason == "":
-		e.Summary = fmt.Sprintf("the %s of %s waits%s for a worker", op.Kind, e.Installation, lasting(op.CreatedAt, now))
-	case op.WaitReason == fleet.WaitBackoff:
-		e.Summary = fmt.Sprintf("%s%s: it failed %s and is tried again%s", step, lasting(e.Since, now), times(op.Attempt), in(op.DueAt, now))
-	case op.WaitReason != "":
-		e.Summary = fmt.Sprintf("%s%s: %s%s", step, lasting(e.Since, now), words(op.WaitReason), colon(op.WaitDetail))
-	default:
-		e.Summary = step + lasting(e.Since, now)
-	}
-	e.Next = nextOf(op)
-	if !op.StepDeadlineAt.IsZero() {
-		e.Next += "; the step counts as failed at " + op.StepDeadlineAt.UTC().Format(time.RFC3339)
-	}
-}
-
-// nextOf says what follows the current step of an active operation.
-func nextOf(op *fleet.Operation) string {
-	var next string
-	switch {
-	case op.Step == "" && op.Worker != "":
-		return "the step after it"
-	case op.Step == "":
-		return "a worker begins with the first step"
-	case op.WaitReason == fleet.WaitBackoff || op.Attempt > 0:
-		next = fmt.Sprintf("step %s is tried again", op.Step)
-	case op.WaitReason != "":
-		next = fmt.Sprintf("step %s looks again when it is told of a change, or at next_at", op.Step)
-	default:
-		next = fmt.Sprintf("step %s ends", op.Step)
-	}
-	if op.StepNumber < op.StepsTotal {
-		return fmt.Sprintf("%s; step %d of %d follows", next, op.StepNumber+1, op.StepsTotal)
-	}
-	if op.Kind == fleet.OperationVerify {
-		return next + "; it is the last step, and the installation sleeps on"
-	}
-	return fmt.Sprintf("%s; it is the last step, and the state becomes %s", next, op.Kind.DoneState())
+	return writeJSON(w, http.StatusOK, Explain(v, s.Clock()))
 }
 
 func explainResting(e *client.Explanation, v InstallationView, now time.Time) {
@@ -111,11 +71,13 @@ func explainResting(e *client.Explanation, v InstallationView, now time.Time) {
 	case v.State.Transient():
 		e.Summary = fmt.Sprintf("%s is %s, but no work is recorded for it: a supervisor's sweep has to find it", v.Name, v.State)
 		e.Next = "the sweep of its cluster repairs it, or fails it with a reason"
+		e.Advice = []string{"where it stays so: delete it, which is accepted in every state"}
 	default:
 		explainFailed(e, v, now)
 	}
 	if retryable && !v.State.Transient() {
 		e.Next = fmt.Sprintf("nothing by itself: a retry repeats the %s", retry)
+		e.Advice = append(e.Advice, "when the cause is mended: cloudctl installation retry "+v.Name)
 	}
 }
 
@@ -123,6 +85,7 @@ func explainResting(e *client.Explanation, v InstallationView, now time.Time) {
 func explainFailed(e *client.Explanation, v InstallationView, now time.Time) {
 	e.Next = "nothing, until there is a request"
 	e.Summary = fmt.Sprintf("%s is %s%s%s%s", v.Name, v.State, lasting(v.UpdatedAt, now), because(v.StateReason), colon(v.StateDetail))
+	e.Advice = adviceOn(v.StateReason, v.Name)
 	if op := v.Operation; v.State.Failed() && op != nil && op.State == fleet.OperationFailed {
 		e.Step, e.StepNumber, e.StepsTotal = op.Step, op.StepNumber, op.StepsTotal
 		e.Attempts, e.LastError = op.Attempt, op.Error
@@ -137,7 +100,21 @@ func explainFailed(e *client.Explanation, v InstallationView, now time.Time) {
 		if n := len(i.Exit.LastLines); n > 0 {
 			e.LastError = i.Exit.LastLines[n-1]
 		}
+		e.Advice = []string{"see what it said: cloudctl installation logs " + v.Name}
 	}
+}
+
+// unreadable says first what hides behind everything else: a row that a hand or
+// another version has written.
+func unreadable(e *client.Explanation, detail string) {
+	if !strings.Contains(detail, fleet.Unreadable) {
+		return
+	}
+	e.Detail, e.LastError = detail, detail
+	if !strings.Contains(e.Summary, fleet.Unreadable) {
+		e.Summary += "; but " + fleet.Unreadable
+	}
+	e.Advice = append(adviceOn(fleet.ReasonPanic, e.Name), e.Advice...)
 }
 
 func ending(x *fleet.Exit) string {
@@ -175,8 +152,10 @@ func lasting(t, now time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf(" for %s", max(now.Sub(t), 0).Round(time.Second))
+	return " for " + age(t, now)
 }
+
+func age(t, now time.Time) string { return max(now.Sub(t), 0).Round(time.Second).String() }
 
 func in(t, now time.Time) string {
 	if t.IsZero() || !t.After(now) {

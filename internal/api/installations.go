@@ -288,11 +288,3 @@ func (s *server) writeAccepted(w http.ResponseWriter, a Accepted) error {
 	writeInstallation(w, http.StatusAccepted, out)
 	return nil
 }
-
-func (s *server) explainInstallation(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.installation(r)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, Explain(v, s.Clock()))
-}

@@ -53,6 +53,8 @@ func TestEveryKindOfErrorBecomesAProblem(t *testing.T) {
 				{"PATCH", "/api/v1/groups/web", `{"vcpus":2}`}, {"PATCH", "/api/v1/groups/web", `{"labels":{}}`}, {"DELETE", "/api/v1/groups/web", ""},
 				{"GET", "/api/v1/groups/web/revisions", ""}, {"POST", "/api/v1/groups/web/rollouts", `{}`}, {"POST", "/api/v1/groups/web/rollouts", `{"dry_run":true}`},
 				{"GET", "/api/v1/rollouts", ""}, {"GET", "/api/v1/rollouts/" + fleet.NewID(), ""}, {"GET", "/api/v1/rollouts/" + fleet.NewID() + "/members", ""},
+				{"GET", "/api/v1/rollouts/" + fleet.NewID() + "/explain", ""}, {"GET", "/api/v1/clusters/local/explain", ""},
+				{"GET", "/api/v1/operations/" + fleet.NewID() + "/explain", ""},
 				{"POST", "/api/v1/rollouts/" + fleet.NewID() + "/pause", ""},
 				{"GET", "/api/v1/clusters", ""}, {"POST", "/api/v1/clusters", `{"name":"local","provider":"kvm"}`},
 				{"GET", "/api/v1/clusters/local", ""}, {"DELETE", "/api/v1/clusters/local", ""},

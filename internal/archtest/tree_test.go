@@ -25,6 +25,8 @@ type use struct {
 // pkg is a directory with Go files.
 type pkg struct {
 	imports, literals []use
+	// tests are the names of its test functions.
+	tests []string
 }
 
 // tree is a module: its packages by their path within it.
@@ -88,6 +90,11 @@ func (t tree) add(name, relative string) error {
 			return err
 		}
 		p.imports = append(p.imports, u)
+	}
+	for _, declared := range file.Decls {
+		if f, ok := declared.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "Test") && strings.HasSuffix(relative, "_test.go") {
+			p.tests = append(p.tests, f.Name.Name)
+		}
 	}
 	hypervisors := hypervisors()
 	ast.Inspect(file, func(node ast.Node) bool {

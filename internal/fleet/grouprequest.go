@@ -1,5 +1,7 @@
 package fleet
 
+import "slices"
+
 // NewGroup is a validated request to create a group with its first revision.
 type NewGroup struct {
 	Key    IdempotencyKey
@@ -82,6 +84,38 @@ const (
 	// RolloutRetry puts the new release again on the members that failed.
 	RolloutRetry RolloutVerb = "retry"
 )
+
+// rolloutVerbs are all verbs, in the order in which they are offered.
+func rolloutVerbs() []RolloutVerb {
+	return []RolloutVerb{RolloutPause, RolloutResume, RolloutForce, RolloutRetry, RolloutRollback, RolloutCancel}
+}
+
+// RolloutMoves says in which states a verb is accepted, and where it leads; an
+// empty state for what is no verb.
+func RolloutMoves(verb RolloutVerb) (from []RolloutState, to RolloutState) {
+	open := []RolloutState{RolloutRunning, RolloutPaused, RolloutHalted, RolloutRollingBack}
+	switch verb {
+	case RolloutPause:
+		return open[:2], RolloutPaused
+	case RolloutResume:
+		return open[:2], RolloutRunning
+	case RolloutForce, RolloutRetry:
+		return open[:3], RolloutRunning
+	case RolloutCancel:
+		return open, RolloutCancelled
+	case RolloutRollback:
+		return open, RolloutRollingBack
+	}
+	return nil, ""
+}
+
+// RolloutAccepts returns the verbs that a rollout in a state accepts.
+func RolloutAccepts(state RolloutState) []RolloutVerb {
+	return slices.DeleteFunc(rolloutVerbs(), func(v RolloutVerb) bool {
+		from, _ := RolloutMoves(v)
+		return !slices.Contains(from, state)
+	})
+}
 
 // RolloutControl is a verb on a rollout.
 type RolloutControl struct {

@@ -155,12 +155,20 @@ const (
 	WaitHealthy  Reason = "waiting-for-health"
 	WaitStopped  Reason = "waiting-for-shutdown"
 	WaitCluster  Reason = "waiting-for-cluster"
-	WaitHost     Reason = "waiting-for-host"
+	// WaitHost: only one host may do the step, and it does not come for it.
+	WaitHost Reason = "waiting-for-host"
+	// WaitTurn, in explanations only: another operation of the same resource comes first.
+	WaitTurn Reason = "waiting-for-its-turn"
+	// WaitWorker, in explanations only: it is due, and nobody comes for it, or who had it is gone.
+	WaitWorker Reason = "waiting-for-worker"
 	// WaitRollout: a rollout waits for its members, for time to pass, or for somebody to decide.
 	WaitRollout Reason = "waiting-for-rollout"
 	// WaitSteady: healthy, and watched for a while before it counts as done.
 	WaitSteady Reason = "waiting-for-steady-health"
 )
+
+// Unreadable begins what is said of a row of which a part can't be read.
+const Unreadable = "a part of its row can't be read"
 
 // Why something failed.
 const (

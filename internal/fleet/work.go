@@ -18,9 +18,13 @@ type ClaimRequest struct {
 // Result is what became of one step, for the store to commit. It is written
 // only if the operation is still active under that epoch.
 type Result struct {
-	Kind           OperationKind  `json:"-"`
-	OperationID    OperationID    `json:"operation_id"`
-	Epoch          Epoch          `json:"epoch"`
+	Kind        OperationKind `json:"-"`
+	OperationID OperationID   `json:"operation_id"`
+	Epoch       Epoch         `json:"epoch"`
+	// Revision is the operation's as the worker knows it. A database that has an
+	// earlier one has forgotten what it acknowledged (a failover to a standby that was
+	// behind), and the result rests on that: it is stale.
+	Revision       int64          `json:"revision"`
 	InstallationID InstallationID `json:"installation_id,omitempty"`
 	ClusterID      ClusterID      `json:"cluster_id,omitempty"`
 	// State is OperationActive while there is more to do.

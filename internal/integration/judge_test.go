@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/pgtest"
 	"dormouse/internal/provider/sim"
 	"dormouse/internal/supervisor/engine"
 )
@@ -45,7 +46,7 @@ func (c simClock) AfterFunc(d time.Duration, f func()) sim.Timer {
 func fastGroup(t *testing.T, members int, cluster map[string]string) *group {
 	t.Helper()
 	c := fastClock{base: time.Now(), times: 300}
-	w := newBareWorld(t, c, sim.Options{Clock: simClock{c}})
+	w := newBareWorld(t, pgtest.NewMigrated(t, migrate), c, sim.Options{Clock: simClock{c}})
 	_, err := w.db.Exec(c.sql())
 	require.NoError(t, err)
 	w.poll = 10 * time.Second

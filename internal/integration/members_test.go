@@ -80,17 +80,17 @@ func (c *kase) pins(number int) {
 		WHERE i.id = $1 AND i.env <> coalesce(r.config -> 'env', '{}') || coalesce(i.own -> 'env', '{}')`, c.id)
 }
 
-func (c *kase) numbers(query string, args ...any) []int {
-	c.t.Helper()
-	rows, err := c.db.Query(query, args...)
-	require.NoError(c.t, err)
+func (w *world) numbers(query string, args ...any) []int {
+	w.t.Helper()
+	rows, err := w.db.Query(query, args...)
+	require.NoError(w.t, err)
 	defer rows.Close()
 	var all []int
 	for rows.Next() {
 		var n int
-		require.NoError(c.t, rows.Scan(&n))
+		require.NoError(w.t, rows.Scan(&n))
 		all = append(all, n)
 	}
-	require.NoError(c.t, rows.Err())
+	require.NoError(w.t, rows.Err())
 	return all
 }

@@ -29,6 +29,7 @@ const patience = 30 * time.Second
 type world struct {
 	t      *testing.T
 	ctx    context.Context
+	url    string
 	db     *sql.DB
 	store  *store.Store
 	sim    *sim.Provider
@@ -36,6 +37,10 @@ type world struct {
 	// sick says of some instances how they end when they are switched on; cured takes that back.
 	sick  sync.Map
 	cured atomic.Bool
+	// blind: nobody's health can be told.
+	blind atomic.Bool
+	// sickness: everybody is said to be unhealthy.
+	sickness atomic.Bool
 	// health bounds the wait for health.
 	health time.Duration
 	// booting: no answer to a switching on says that it is on already, however
@@ -84,19 +89,25 @@ func migrate(ctx context.Context, url string) error {
 
 func bareWorld(t *testing.T) *world {
 	t.Helper()
-	return newBareWorld(t, wallClock{}, sim.Options{})
+	return newBareWorld(t, pgtest.NewMigrated(t, migrate), wallClock{}, sim.Options{})
 }
 
-func newBareWorld(t *testing.T, clock engine.Clock, o sim.Options) *world {
+// open opens the test's own sessions.
+func (w *world) open(url string) *sql.DB {
+	w.t.Helper()
+	db, err := sql.Open("postgres", url+"&application_name=observer")
+	require.NoError(w.t, err)
+	return db
+}
+
+func newBareWorld(t *testing.T, url string, clock engine.Clock, o sim.Options) *world {
 	t.Helper()
-	url := pgtest.NewMigrated(t, migrate)
 	s, err := store.Open(t.Context(), store.Options{URL: url, MaxConns: 6})
 	require.NoError(t, err)
-	db, err := sql.Open("postgres", url+"&application_name=observer")
-	require.NoError(t, err)
-	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), db: db, store: s, engines: map[*worker]bool{}, images: &images{}, health: 2 * time.Minute,
+	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), url: url, store: s, engines: map[*worker]bool{}, images: &images{}, health: 2 * time.Minute,
 		clock: clock, poll: time.Second,
 		changed: make(chan struct{}, 1), life: map[string]string{}, steps: map[string][]string{}}
+	w.db = w.open(url)
 	o.OnChange, o.LedgerSize = w.signal, 1<<16
 	w.sim, err = sim.New(o)
 	require.NoError(t, err)
@@ -107,7 +118,7 @@ func newBareWorld(t *testing.T, clock engine.Clock, o sim.Options) *world {
 		require.Zero(t, left, "engines that were not stopped")
 		require.NoError(t, w.sim.Close())
 		_ = s.Close()
-		_ = db.Close()
+		_ = w.db.Close()
 	})
 	return w
 }
@@ -158,7 +169,7 @@ func allWorkflows(w *world, p *provider) []*engine.Workflow {
 	if w == nil {
 		return append(all, steps.Workflow(steps.Options{}))
 	}
-	return append(all, steps.Workflow(steps.Options{Store: w.store, Log: logrus.StandardLogger(), Health: w.healths}))
+	return append(all, steps.Workflow(steps.Options{Store: w.store, Log: logrus.StandardLogger(), Health: w.healths, Query: steps.Query}))
 }
 
 // healths is what a cluster's provider says of its installations.
@@ -167,6 +178,12 @@ func (w *world) healths(_ context.Context, id fleet.ClusterID) (steps.Health, er
 	for _, st := range w.simInstances(id) {
 		if st.Power == fleet.PowerOn && !st.Clone {
 			all[st.InstallationID] = st.Health
+			if w.blind.Load() {
+				all[st.InstallationID] = fleet.HealthUnknown
+			}
+			if w.sickness.Load() {
+				all[st.InstallationID] = fleet.HealthUnhealthy
+			}
 		}
 	}
 	return steps.Health{Of: all}, nil
@@ -234,11 +251,11 @@ func (w *world) start(s setup) *worker {
 	w.mu.Lock()
 	w.engines[x] = true
 	w.mu.Unlock()
-	go func() { x.done <- e.Run(ctx) }()
+	go func() { x.done <- e.Run(ctx); close(x.done) }()
 	return x
 }
 
-// stop ends the engine; it may have been killed.
+// stop ends the engine; it may have been killed, or stopped before.
 func (x *worker) stop() {
 	x.w.t.Helper()
 	x.cancel()

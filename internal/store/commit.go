@@ -43,7 +43,7 @@ type volumeRow struct {
 // small to it until there is much work.
 const commitSQL = `WITH r AS MATERIALIZED (
 	SELECT * FROM jsonb_to_recordset($1::jsonb) AS r (
-		operation_id text, epoch bigint, state text, step text, step_number int, steps_total int, done text, ran int, executor text,
+		operation_id text, epoch bigint, revision bigint, state text, step text, step_number int, steps_total int, done text, ran int, executor text,
 		due_ms bigint, keep boolean, deadline_ms bigint, attempt int, wait_reason text, wait_detail text, error_kind text,
 		fail_reason text, error text, from_state text, to_state text, to_reason text, to_detail text, generation bigint,
 		follow jsonb, verified text, running text, observed jsonb, release_address boolean,
@@ -60,7 +60,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		wait_reason = r.wait_reason, wait_detail = r.wait_detail, error_kind = r.error_kind,
 		fail_reason = r.fail_reason, error = r.error, observed = o.observed || coalesce(r.observed, '{}'),
 		finished_at = CASE WHEN r.state <> 'active' THEN dormouse_now() END, revision = o.revision + 1
-	FROM r WHERE o.id = r.operation_id AND o.epoch = r.epoch AND coalesce(o.state) = 'active'
+	FROM r WHERE o.id = r.operation_id AND o.epoch = r.epoch AND o.revision >= r.revision AND coalesce(o.state) = 'active'
 	RETURNING o.id, o.resource_type, o.resource_id, o.owner, o.kind, r.*
 ), following AS (
 	SELECT DISTINCT ON (o.resource_id) o.id, o.resource_id, o.kind, o.request_state, coalesce(m.follow, '[]') ? o.kind AS accepted

@@ -2,12 +2,8 @@ package store
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/url"
-	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,103 +12,33 @@ import (
 	"dormouse/internal/pgtest"
 )
 
-// switchboard is the address of a database that may be moved to another server,
-// as a name or a virtual address is in a failover. Sessions that are open stay.
-type switchboard struct {
-	t        testing.TB
-	listener net.Listener
-	to       atomic.Pointer[string] // a socket's path
-
-	mu    sync.Mutex
-	conns map[net.Conn]bool
-}
-
-func newSwitchboard(t testing.TB, at string) *switchboard {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	b := &switchboard{t: t, listener: l, conns: map[net.Conn]bool{}}
-	b.point(at)
-	t.Cleanup(func() { require.NoError(t, l.Close()); b.cut() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go b.serve(c)
-		}
-	}()
-	return b
-}
-
-// point has new sessions go to another server.
-func (b *switchboard) point(at string) {
-	u, err := url.Parse(at)
-	require.NoError(b.t, err)
-	socket := filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432")
-	b.to.Store(&socket)
-}
-
-// url is the database's, by way of the switchboard.
-func (b *switchboard) url(at string) string {
-	u, err := url.Parse(at)
-	require.NoError(b.t, err)
-	u.Host, u.RawQuery = b.listener.Addr().String(), "sslmode=disable"
-	return u.String()
-}
-
-func (b *switchboard) serve(in net.Conn) {
-	defer in.Close()
-	out, err := net.Dial("unix", *b.to.Load())
-	if err != nil {
-		return
-	}
-	defer out.Close()
-	b.mu.Lock()
-	b.conns[in] = true
-	b.mu.Unlock()
-	go func() { _, _ = io.Copy(out, in); _ = out.Close() }()
-	_, _ = io.Copy(in, out)
-}
-
-// cut ends all sessions.
-func (b *switchboard) cut() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for c := range b.conns {
-		_ = c.Close()
-	}
-	clear(b.conns)
-}
-
 // What can go wrong in a failover, with sessions that are open.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	pair := pgtest.NewPair(t, migrateUp)
-	board := newSwitchboard(t, pair.Primary())
-	w := &world{Store: open(t, board.url(pair.Primary())), t: t}
+	board := pgtest.NewSwitchboard(t, pair.Primary())
+	w := &world{Store: open(t, board.URL(pair.Primary())), t: t}
 	w.cluster = w.newCluster("local", fleet.Host{ID: "h1", Name: "h1", State: fleet.HostUp, MemoryMiB: 1000, DiskMiB: 1000, AddressPool: "10.77.0.0/29"})
 	w.pkg = w.newPackage("web", "1")
 	w.running("before")
 	for _, part := range []struct {
 		name string
-		run  func(*testing.T, *world, *pgtest.Pair, *switchboard)
+		run  func(*testing.T, *world, *pgtest.Pair, *pgtest.Switchboard)
 	}{{"TheURLNamesBoth", bothNamed}, {"TheStandbyIsRefused", standbyRefused}, {"ThePrimaryTakesNoMoreWrites", noMoreWrites}} {
 		require.True(t, t.Run(part.name, func(t *testing.T) { w.t = t; part.run(t, w, pair, board) }))
 	}
 }
 
 // Of the hosts in the URL, the one that takes writes is used.
-func bothNamed(t *testing.T, w *world, pair *pgtest.Pair, board *switchboard) {
-	standby := newSwitchboard(t, pair.Standby())
+func bothNamed(t *testing.T, w *world, pair *pgtest.Pair, board *pgtest.Switchboard) {
+	standby := pgtest.NewSwitchboard(t, pair.Standby())
 	u, err := url.Parse(w.url)
 	require.NoError(t, err)
 	u.Host = ""
 	q := url.Values{"sslmode": {"disable"}, "host": {"127.0.0.1,127.0.0.1"}}
-	_, first, err := net.SplitHostPort(standby.listener.Addr().String())
+	_, first, err := net.SplitHostPort(standby.Addr().String())
 	require.NoError(t, err)
-	_, second, err := net.SplitHostPort(board.listener.Addr().String())
+	_, second, err := net.SplitHostPort(board.Addr().String())
 	require.NoError(t, err)
 	q.Set("port", first+","+second)
 	u.RawQuery = q.Encode()
@@ -124,10 +50,10 @@ func bothNamed(t *testing.T, w *world, pair *pgtest.Pair, board *switchboard) {
 // The database's name leads to the standby. A session with it answered reads from
 // before and was kept in the pool for as long as it was used; a lead taken there
 // excluded nobody.
-func standbyRefused(t *testing.T, w *world, pair *pgtest.Pair, board *switchboard) {
+func standbyRefused(t *testing.T, w *world, pair *pgtest.Pair, board *pgtest.Switchboard) {
 	ctx := t.Context()
-	board.point(pair.Standby())
-	board.cut()
+	board.Point(pair.Standby())
+	board.Cut()
 	for range 3 * w.maxConns {
 		_, err := w.NextEpoch(ctx)
 		require.Equal(t, fleet.KindUnavailable, fleet.KindOf(err), "%v", err)
@@ -139,7 +65,7 @@ func standbyRefused(t *testing.T, w *world, pair *pgtest.Pair, board *switchboar
 	err := w.Lead(ctx, "sweep", func(context.Context) error { return nil })
 	require.ErrorContains(t, err, "standby", "a lock on a standby excludes nobody")
 
-	board.point(pair.Primary())
+	board.Point(pair.Primary())
 	require.Eventually(t, func() bool { return w.Ping(ctx) == nil }, waitTime, tick)
 	w.mustChange("before", fleet.OperationRestart)
 	w.commit(finish(w.claimOne(), fleet.StateStable))
@@ -148,7 +74,7 @@ func standbyRefused(t *testing.T, w *world, pair *pgtest.Pair, board *switchboar
 // In a switch-over the primary is told to take no more writes. BEGIN READ WRITE,
 // which the driver says, overruled that: writes went on, to be lost. And when
 // the name led to the new primary, the sessions with the old one stayed.
-func noMoreWrites(t *testing.T, w *world, pair *pgtest.Pair, board *switchboard) {
+func noMoreWrites(t *testing.T, w *world, pair *pgtest.Pair, board *pgtest.Switchboard) {
 	admin := w.plain(t)
 	for _, query := range []string{"ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"} {
 		_, err := admin.Exec(query)
@@ -166,7 +92,7 @@ func noMoreWrites(t *testing.T, w *world, pair *pgtest.Pair, board *switchboard)
 
 	pair.Follow()
 	pair.Promote()
-	board.point(pair.Standby())
+	board.Point(pair.Standby())
 	require.Eventually(t, func() bool { return !refused() }, waitTime, tick, "the old primary is still there, and nothing has cut its sessions")
 	for range w.maxConns { // wherever a session is
 		w.mustChange("before", fleet.OperationRestart)

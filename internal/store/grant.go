@@ -12,11 +12,11 @@ import (
 // free, counted in the order of the batch, is denied; giving back is not. An
 // address on another host than the one asked for is exchanged.
 const grantSQL = `WITH want AS MATERIALIZED (
-	SELECT * FROM jsonb_to_recordset($1::jsonb) AS w (ord int, operation_id text, epoch bigint, installation_id text, host_id text,
+	SELECT * FROM jsonb_to_recordset($1::jsonb) AS w (ord int, operation_id text, epoch bigint, revision bigint, installation_id text, host_id text,
 		memory_mib bigint, disk_mib bigint, hold boolean, address_host text)
 ), live AS MATERIALIZED (
 	SELECT o.id FROM operation o JOIN want w ON w.operation_id = o.id
-	WHERE o.epoch = w.epoch AND coalesce(o.state) = 'active' ORDER BY o.id FOR UPDATE OF o
+	WHERE o.epoch = w.epoch AND o.revision >= w.revision AND coalesce(o.state) = 'active' ORDER BY o.id FOR UPDATE OF o
 ), hosts AS MATERIALIZED (
 	SELECT h.id, h.memory_mib - h.memory_held_mib AS free_memory, h.disk_mib - h.disk_held_mib AS free_disk FROM host h
 	WHERE (SELECT count(*) FROM live) > 0 AND h.id IN (
@@ -90,6 +90,7 @@ type wantRow struct {
 	Ord            int                  `json:"ord"`
 	OperationID    fleet.OperationID    `json:"operation_id"`
 	Epoch          fleet.Epoch          `json:"epoch"`
+	Revision       int64                `json:"revision"`
 	InstallationID fleet.InstallationID `json:"installation_id"`
 	HostID         fleet.HostID         `json:"host_id"`
 	MemoryMiB      int64                `json:"memory_mib"`
@@ -106,7 +107,7 @@ func (t *Tx) grant(ctx context.Context, results []fleet.Result) (map[fleet.Opera
 		if c.Hold == nil && c.Address == "" {
 			continue
 		}
-		w := wantRow{Ord: i, OperationID: r.OperationID, Epoch: r.Epoch, InstallationID: r.InstallationID, AddressHost: c.Address}
+		w := wantRow{Ord: i, OperationID: r.OperationID, Epoch: r.Epoch, Revision: r.Revision, InstallationID: r.InstallationID, AddressHost: c.Address}
 		if c.Hold != nil {
 			w.Hold, w.HostID, w.MemoryMiB, w.DiskMiB = true, c.Hold.HostID, c.Hold.MemoryMiB, c.Hold.DiskMiB
 		}

@@ -17,7 +17,7 @@ func shown(words *string, err error) error {
 	if !errors.Is(err, errMalformed) {
 		return err
 	}
-	said := "a part of its row can't be read: " + err.Error()
+	said := fleet.Unreadable + ": " + err.Error()
 	if *words != "" {
 		said = *words + "; " + said
 	}

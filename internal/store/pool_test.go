@@ -52,3 +52,46 @@ func TestStatementsAreNotCompiled(t *testing.T) {
 	require.Equal(t, "off", open(t, s.url).text(t, "SHOW jit"))
 	require.Equal(t, "on", open(t, with(t, s.url, "jit", "on")).text(t, "SHOW jit"))
 }
+
+// A wait for a connection had no end of its own: requests stood behind slow ones
+// until their clients gave up.
+func TestAWaitForAConnectionEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, err := Open(t.Context(), Options{URL: w.url, MaxConns: 3, Name: "api", Wait: 20 * time.Millisecond})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	holding, release := make(chan struct{}), make(chan struct{})
+	var held sync.WaitGroup
+	for range 2 {
+		held.Go(func() {
+			err := s.InTx(t.Context(), func(*Tx) error {
+				holding <- struct{}{}
+				<-release
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		<-holding
+	}
+	for name, use := range map[string]func() error{
+		"Read":        func() error { _, err := s.ListClusters(t.Context(), fleet.Page{Limit: 1}); return err },
+		"Transaction": func() error { return s.InTx(t.Context(), func(*Tx) error { return nil }) },
+	} {
+		err := use()
+		require.Equal(t, fleet.KindUnavailable, fleet.KindOf(err), name)
+		require.ErrorContains(t, err, "the api's 2 connections to the database have been busy for 20ms")
+		var typed *fleet.Error
+		require.ErrorAs(t, err, &typed)
+		require.Equal(t, time.Second, typed.RetryAfter)
+	}
+	require.NoError(t, s.Ping(t.Context()), "whether the database is there can be told")
+	require.Equal(t, PoolStats{Max: 3, InUse: 2, Idle: s.PoolStats().Idle, Waits: 2, TimedOut: 2}, s.PoolStats())
+	close(release)
+	held.Wait()
+	_, err = s.ListClusters(t.Context(), fleet.Page{Limit: 1})
+	require.NoError(t, err)
+	require.Zero(t, s.PoolStats().InUse, "what was waited for in vain is not held")
+}

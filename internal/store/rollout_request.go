@@ -88,23 +88,6 @@ func (s *Store) rolloutRequest(ctx context.Context, key fleet.IdempotencyKey, ac
 	return v, err
 }
 
-// rolloutMoves says in which states each verb is accepted, and where it leads.
-func rolloutMoves(verb fleet.RolloutVerb) (from []fleet.RolloutState, to fleet.RolloutState) {
-	switch verb {
-	case fleet.RolloutPause:
-		return []fleet.RolloutState{fleet.RolloutRunning, fleet.RolloutPaused}, fleet.RolloutPaused
-	case fleet.RolloutResume:
-		return []fleet.RolloutState{fleet.RolloutRunning, fleet.RolloutPaused}, fleet.RolloutRunning
-	case fleet.RolloutForce, fleet.RolloutRetry:
-		return []fleet.RolloutState{fleet.RolloutRunning, fleet.RolloutPaused, fleet.RolloutHalted}, fleet.RolloutRunning
-	case fleet.RolloutCancel:
-		return []fleet.RolloutState{fleet.RolloutRunning, fleet.RolloutPaused, fleet.RolloutHalted, fleet.RolloutRollingBack}, fleet.RolloutCancelled
-	case fleet.RolloutRollback:
-		return []fleet.RolloutState{fleet.RolloutRunning, fleet.RolloutPaused, fleet.RolloutHalted, fleet.RolloutRollingBack}, fleet.RolloutRollingBack
-	}
-	return nil, ""
-}
-
 const (
 	lockRolloutSQL = `SELECT id FROM rollout WHERE id = $1 FOR UPDATE`
 
@@ -147,7 +130,7 @@ func (s *Store) ControlRollout(ctx context.Context, in fleet.RolloutControl) (fl
 		if in.IfMatch != 0 && in.IfMatch != v.Version {
 			return "", fleet.Errorf(fleet.KindStale, "rollout %s is at version %d, not %d: read it again", v.ID, v.Version, in.IfMatch)
 		}
-		from, to := rolloutMoves(in.Verb)
+		from, to := fleet.RolloutMoves(in.Verb)
 		switch {
 		case to == "":
 			return "", fleet.InvalidField("verb", "there is no verb %q for a rollout", in.Verb)

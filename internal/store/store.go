@@ -23,6 +23,11 @@ type Options struct {
 	URL string
 	// MaxConns bounds the connections of this pool; 0 is 16, and fewer than 2 are 2.
 	MaxConns int
+	// Name says in messages whose pool it is; empty is "provisioner".
+	Name string
+	// Wait bounds the wait for a connection while all are busy, which then ends
+	// with KindUnavailable; 0 is 5 s.
+	Wait time.Duration
 	// Dial opens the connections; nil is net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -33,13 +38,9 @@ type Store struct {
 	url      string
 	maxConns int
 	prepared sync.Map // query text → *sqlx.Stmt
-	// preparing lets one statement be prepared at a time, and slots one
-	// transaction less than there are connections: who prepares a statement within a
-	// transaction needs a second connection, and there must always be one to come.
-	preparing sync.Mutex
-	slots     chan struct{}
-	moves     moves
-	names     atomic.Pointer[names]
+	pool     *pool
+	moves    moves
+	names    atomic.Pointer[names]
 }
 
 // Open connects. It fails with KindUnavailable where the database does not
@@ -54,10 +55,16 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		opts.MaxConns = 16
 	}
 	opts.MaxConns = max(2, opts.MaxConns)
+	if opts.Name == "" {
+		opts.Name = "provisioner"
+	}
+	if opts.Wait == 0 {
+		opts.Wait = defaultWait
+	}
 	db.SetMaxOpenConns(opts.MaxConns)
 	db.SetMaxIdleConns(opts.MaxConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	s := &Store{db: db, url: opts.URL, maxConns: opts.MaxConns, slots: make(chan struct{}, opts.MaxConns-1), moves: allMoves()}
+	s := &Store{db: db, url: opts.URL, maxConns: opts.MaxConns, pool: newPool(opts), moves: allMoves()}
 	s.names.Store(&names{})
 	if err := s.Ping(ctx); err != nil {
 		_ = db.Close()
@@ -71,7 +78,8 @@ func (s *Store) Close() error { return s.db.Close() }
 
 const pingSQL = `SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS read_only`
 
-// Ping fails with KindUnavailable unless the database accepts writes.
+// Ping fails with KindUnavailable unless the database accepts writes. It does
+// not wait behind those who wait for a connection.
 func (s *Store) Ping(ctx context.Context) error {
 	var is struct {
 		Standby  bool `db:"standby"`
@@ -126,12 +134,10 @@ func (s *Store) InTx(ctx context.Context, f func(*Tx) error) error {
 }
 
 func (s *Store) once(ctx context.Context, f func(*Tx) error) error {
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return translate("waiting for a connection", ctx.Err())
+	if err := s.pool.take(ctx); err != nil {
+		return err
 	}
+	defer s.pool.give()
 	tx, err := s.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return translate("beginning a transaction", err)
@@ -167,9 +173,19 @@ func (t *Tx) stmt(ctx context.Context, query string) (*sqlx.Stmt, error) {
 	return t.tx.StmtxContext(ctx, have.(*sqlx.Stmt)), nil
 }
 
+// turn takes a turn for one statement, where it is a transaction of its own.
+func (t *Tx) turn(ctx context.Context) (give func(), err error) {
+	if t.tx != nil {
+		return func() {}, nil // the transaction has one
+	}
+	return t.s.pool.give, t.s.pool.take(ctx)
+}
+
 func (s *Store) prepare(ctx context.Context, query string) (*sqlx.Stmt, error) {
-	s.preparing.Lock()
-	defer s.preparing.Unlock()
+	if err := s.pool.enter(ctx, s.pool.spare); err != nil {
+		return nil, err
+	}
+	defer func() { <-s.pool.spare }()
 	if have, ok := s.prepared.Load(query); ok {
 		return have.(*sqlx.Stmt), nil
 	}
@@ -182,6 +198,11 @@ func (s *Store) prepare(ctx context.Context, query string) (*sqlx.Stmt, error) {
 
 // get reads one row; fleet.KindNotFound where there is none.
 func (t *Tx) get(ctx context.Context, what string, dest any, query string, args ...any) error {
+	give, err := t.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
 	st, err := t.stmt(ctx, query)
 	if err == nil {
 		err = st.GetContext(ctx, dest, args...)
@@ -191,6 +212,11 @@ func (t *Tx) get(ctx context.Context, what string, dest any, query string, args 
 
 // list reads all rows.
 func (t *Tx) list(ctx context.Context, what string, dest any, query string, args ...any) error {
+	give, err := t.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
 	st, err := t.stmt(ctx, query)
 	if err == nil {
 		err = st.SelectContext(ctx, dest, args...)
@@ -201,6 +227,11 @@ func (t *Tx) list(ctx context.Context, what string, dest any, query string, args
 // listPlanned is list, but planned for these arguments and not prepared: where
 // a value is in all rows or in none, the best way to either is bad for the other.
 func (t *Tx) listPlanned(ctx context.Context, what string, dest any, query string, args ...any) error {
+	give, err := t.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
 	if t.tx == nil {
 		return translate(what, t.s.db.SelectContext(ctx, dest, query, args...))
 	}
@@ -209,6 +240,11 @@ func (t *Tx) listPlanned(ctx context.Context, what string, dest any, query strin
 
 // each calls f for every row, where reading into structs would cost too much.
 func (t *Tx) each(ctx context.Context, what string, f func(*sql.Rows) error, query string, args ...any) error {
+	give, err := t.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
 	st, err := t.stmt(ctx, query)
 	if err != nil {
 		return translate(what, err)
@@ -222,8 +258,12 @@ func (t *Tx) each(ctx context.Context, what string, f func(*sql.Rows) error, que
 
 // eachPlanned is each as listPlanned is list.
 func (t *Tx) eachPlanned(ctx context.Context, what string, f func(*sql.Rows) error, query string, args ...any) error {
+	give, err := t.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
 	var rows *sql.Rows
-	var err error
 	if t.tx == nil {
 		rows, err = t.s.db.QueryContext(ctx, query, args...)
 	} else {
@@ -247,6 +287,11 @@ func forEach(rows *sql.Rows, f func(*sql.Rows) error) error {
 
 // exec returns the number of rows changed.
 func (t *Tx) exec(ctx context.Context, what, query string, args ...any) (int64, error) {
+	give, err := t.turn(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer give()
 	st, err := t.stmt(ctx, query)
 	if err != nil {
 		return 0, translate(what, err)

@@ -123,6 +123,7 @@ func advance(s *fleet.Snapshot, res *fleet.Result, c fleet.Committed) {
 		s.Lease = c.Lease
 	}
 	op := &s.Operation
+	op.Revision++
 	op.Step, op.StepNumber, op.StepsTotal, op.Executor, op.Attempt = res.Step, res.StepNumber, res.StepsTotal, res.Executor, res.Attempt
 	op.FailReason, op.Error, op.WaitReason, op.WaitDetail = res.FailReason, res.Error, "", ""
 	if res.DeadlineMillis > 0 {
@@ -246,7 +247,7 @@ func (e *Engine) broken(w *Workflow, s *fleet.Snapshot, why string) *fleet.Resul
 func (e *Engine) base(w *Workflow, s *fleet.Snapshot) *fleet.Result {
 	op := &s.Operation
 	res := &fleet.Result{
-		Kind: op.Kind, OperationID: op.ID, Epoch: op.Epoch, State: fleet.OperationActive, Generation: op.Generation,
+		Kind: op.Kind, OperationID: op.ID, Epoch: op.Epoch, Revision: op.Revision, State: fleet.OperationActive, Generation: op.Generation,
 		Step: op.Step, StepNumber: op.StepNumber, StepsTotal: len(w.Steps), Executor: op.Executor,
 		FailReason: op.FailReason, Error: op.Error, ErrorKind: op.ErrorKind, Attempt: op.Attempt,
 	}

@@ -128,6 +128,13 @@ func (c *census) answered() bool {
 	return m != nil && m.Answered && m.Value == m.Value && c.v.Now.Sub(m.At) <= metricAge
 }
 
+func (c *census) metricProblem() string {
+	if m := c.v.Metric; m != nil && m.Problem != "" {
+		return ": " + m.Problem
+	}
+	return ""
+}
+
 func (c *census) above() time.Duration {
 	if c.v.Metric.AboveSince.IsZero() {
 		return 0
@@ -149,7 +156,7 @@ func (c *census) holds(verdict verdict) (fleet.Reason, string) {
 			c.control.all.unseen, c.control.all.members)
 	case gate != nil && !c.answered():
 		c.wake(30 * time.Second)
-		return fleet.WaitMetric, "the metric's query does not answer"
+		return fleet.WaitMetric, "the metric's query does not answer" + c.metricProblem()
 	case gate != nil && c.v.Metric.Value > gate.Max:
 		c.wake(max(time.Second, gate.For-c.above()))
 		return fleet.WaitMetric, fmt.Sprintf("the metric is %g, above %g", c.v.Metric.Value, gate.Max)

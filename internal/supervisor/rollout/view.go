@@ -33,7 +33,9 @@ type MetricReading struct {
 	At time.Time
 	// Answered is false where the query failed or had no value.
 	Answered bool
-	Value    float64
+	// Problem says why it did not answer.
+	Problem string
+	Value   float64
 	// AboveSince is since when all answers were above the limit; zero where the last was not.
 	AboveSince time.Time
 }

@@ -67,6 +67,9 @@ type workflow struct {
 
 // members is what this process remembers of a rollout between two looks.
 type members struct {
+	// turn is held by the one run that uses the rest. A verb, or a lease that ran out,
+	// lets the same process begin the next run while the last one is still on its way.
+	turn chan struct{}
 	// seen is the rollout as it is if the last decision was written.
 	seen fleet.RolloutSeen
 	at   map[fleet.InstallationID]int
@@ -92,7 +95,7 @@ func (w *workflow) remembered(id fleet.RolloutID) *members {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fleets[id] == nil {
-		w.fleets[id] = &members{}
+		w.fleets[id] = &members{turn: make(chan struct{}, 1)}
 	}
 	return w.fleets[id]
 }
@@ -107,6 +110,12 @@ func (w *workflow) forget(id fleet.RolloutID) {
 func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
 	id := fleet.RolloutID(s.Operation.ResourceID)
 	m := w.remembered(id)
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return fleet.Outcome{}, ctx.Err()
+	}
 	known := m.seen
 	if age := s.Now.Sub(m.wholeAt); age > wholeEvery || m.back && age > wholeEveryBack {
 		known = fleet.RolloutSeen{}
@@ -131,13 +140,21 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 		d.State, d.Reason, d.Detail = look.Rollout.State, fleet.WaitMembers, "sleepers that can't be verified are moved"
 	}
 	change := m.decided(look, d, changed)
-	out := fleet.Wait(rest(m.all, d, change), fleet.WaitRollout, d.Detail)
+	out := fleet.Wait(rest(m.all, d, change), waitsFor(d), d.Detail)
 	if change != nil {
 		change.Epoch = s.Operation.Epoch
 		out.Changes.Rollout = change
 		m.seen = fleet.RolloutSeen{Version: change.Rollout.Version + 1, Epoch: change.Epoch}
 	}
 	return out, nil
+}
+
+// waitsFor is what an operation waits for whose rollout goes on.
+func waitsFor(d rollout.Decision) fleet.Reason {
+	if d.State == fleet.RolloutRunning && d.Reason != "" {
+		return d.Reason
+	}
+	return fleet.WaitRollout
 }
 
 // rest is how long nothing needs to be looked at.
@@ -427,6 +444,9 @@ func (w *workflow) observe(ctx context.Context, m *members, look fleet.RolloutLo
 	m.metricAt = look.Now
 	value, err := w.Query(ctx, *gate)
 	reading := &rollout.MetricReading{At: look.Now, Answered: err == nil, Value: value}
+	if err != nil {
+		reading.Problem = err.Error()
+	}
 	if err == nil && value > gate.Max {
 		reading.AboveSince = look.Now
 		if m.metric != nil && !m.metric.AboveSince.IsZero() {
