@@ -62,7 +62,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := bareWorld(t)
 	w.booting = true
-	w.createCluster(clusterName, map[string]string{"boot_time": "2ms", "stop_time": "1ms", "memory_mib": "100000", "disk_mib": "100000"})
+	w.createCluster(clusterName, map[string]string{"hosts": "3", "boot_time": "2ms", "stop_time": "1ms", "memory_mib": "100000", "disk_mib": "100000"})
 	for _, p := range []fleet.Package{
 		{Name: "web", Version: "1", Digest: "d1", Kernel: fleet.KernelLinux, Manifest: fleet.Manifest{Program: "/web", Persist: []string{"/data"},
 			Ports: []fleet.Port{{Number: 80, Protocol: fleet.ProtocolHTTP}}}},
@@ -146,9 +146,10 @@ func allWorkflows(w *world, p *provider) []*engine.Workflow {
 	}
 	all := append(installation.Workflows(o), cluster.Workflows(map[fleet.ProviderKind]cluster.Provider{fleet.ProviderSim: p})...)
 	if w == nil {
-		return append(all, steps.Workflow(steps.Options{}))
+		return append(all, steps.Workflow(steps.Options{}), cluster.Drain(cluster.DrainOptions{}))
 	}
-	return append(all, steps.Workflow(steps.Options{Store: w.store, Log: logrus.StandardLogger(), Health: w.healths}))
+	return append(all, steps.Workflow(steps.Options{Store: w.store, Log: logrus.StandardLogger(), Health: w.healths}),
+		cluster.Drain(cluster.DrainOptions{Store: w.store, FirstBackoff: 20 * time.Millisecond, MaxBackoff: 100 * time.Millisecond}))
 }
 
 // healths is what a cluster's provider says of its installations.

@@ -235,8 +235,8 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 		}
 	}
 	plan := changePlan{kind: kind, state: fleet.OperationActive, preempts: kind == fleet.OperationDelete}
-	if len(open) == 1 && open[0].Kind == fleet.OperationVerify {
-		// Nobody waits for a clone of what they have asked for.
+	if len(open) == 1 && givesWay(open[0]) {
+		// Nobody waits for a clone of what they have asked for, or for a host that has room.
 		open, plan.preempts = nil, true
 	}
 	if len(open) == 0 {
@@ -246,19 +246,29 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 		return plan, nil
 	}
 	tail := open[len(open)-1]
+	after := tail.Kind.DoneState()
+	if tail.Kind == fleet.OperationMove {
+		after = inst.State // which a move leaves as it is
+	}
 	switch {
 	case tail.Kind == kind && (kind != fleet.OperationUpdate || tail.State == fleet.OperationQueued):
 		plan.join, plan.preempts = tail.ID, false
 		return plan, nil
 	case kind == fleet.OperationDelete:
 		return plan, nil
-	case tail.Kind == fleet.OperationDelete, !slices.Contains(fleet.Accepts(tail.Kind.DoneState()), kind):
+	case tail.Kind == fleet.OperationDelete, !slices.Contains(fleet.Accepts(after), kind):
 		return refuse(inst.State)
 	case len(open) > maxQueued:
 		return changePlan{}, fleet.Errorf(fleet.KindNotAccepted, "installation %s has %d requests waiting: wait for them", inst.Name, len(open)-1)
 	}
 	plan.state = fleet.OperationQueued
 	return plan, nil
+}
+
+// givesWay tells whether a request takes the place of what is open: of a
+// verification, and of a move that has touched nothing yet.
+func givesWay(o fleet.Operation) bool {
+	return o.Kind == fleet.OperationVerify || o.Kind == fleet.OperationMove && (o.Step == "" || o.Step == fleet.StepPrepareMove)
 }
 
 // merge applies a merge patch (RFC 7386) to a flat map.
