@@ -89,9 +89,10 @@ const (
 	DrainMoving DrainProgress = "moving"
 	// DrainWaiting: for its turn, for room, or for other work on it to end.
 	DrainWaiting DrainProgress = "waiting"
-	// DrainFailed: its move failed, and is tried again.
+	// DrainFailed: its move failed and is tried again, or its deletion failed and
+	// somebody must retry that.
 	DrainFailed DrainProgress = "failed"
-	// DrainStays: it can't be moved, or not before somebody acts.
+	// DrainStays: its data can't be moved.
 	DrainStays DrainProgress = "stays"
 )
 
@@ -102,18 +103,16 @@ func (m DrainMember) Progress() DrainProgress {
 		return DrainMoving
 	case m.Busy != "" || m.State.Transient():
 		return DrainWaiting
-	case m.Stays():
+	case m.Reason == ReasonDataCannotMove:
 		return DrainStays
-	case m.Failures > 0 && m.Reason != ReasonCapacity:
+	case !m.Movable(), m.Failures > 0 && m.Reason != ReasonCapacity:
 		return DrainFailed
 	}
 	return DrainWaiting
 }
 
-// Stays tells that trying again can't help before somebody acts.
-func (m DrainMember) Stays() bool {
-	return m.Reason == ReasonDataCannotMove || !slices.Contains(movable, m.State) && !m.State.Transient()
-}
+// Movable tells whether a move of it may begin in the state that it is in.
+func (m DrainMember) Movable() bool { return slices.Contains(movable, m.State) }
 
 // DrainLook is what a drain's step sees.
 type DrainLook struct {

@@ -296,8 +296,8 @@ func TestDrainProgress(t *testing.T) {
 		DrainMoving: {{State: StateStable, Busy: OperationMove}, {State: StateHibernating, Busy: OperationMove, Failures: 3, Reason: ReasonNotHealthy}},
 		DrainWaiting: {{State: StateStable}, {State: StateUpdateInProgress, Busy: OperationUpdate}, {State: StateDeletionRequested}, {State: StateHibernating, Busy: OperationVerify},
 			{State: StateStable, Failures: 1, Reason: ReasonCapacity}},
-		DrainFailed: {{State: StateUpdateFailed, Failures: 1, Reason: ReasonNotHealthy}},
-		DrainStays:  {{State: StateDeletionFailed}, {State: StateHibernating, Failures: 1, Reason: ReasonDataCannotMove}},
+		DrainFailed: {{State: StateUpdateFailed, Failures: 1, Reason: ReasonNotHealthy}, {State: StateDeletionFailed}},
+		DrainStays:  {{State: StateHibernating, Failures: 1, Reason: ReasonDataCannotMove}},
 	} {
 		for _, m := range members {
 			require.Equal(t, want, m.Progress(), "%+v", m)

@@ -138,10 +138,17 @@ func newCluster(name string, settings map[string]string) fleet.NewCluster {
 }
 
 // allWorkflows are those of a provisioner.
-func allWorkflows(w *world, p *provider) []*engine.Workflow {
+func allWorkflows(w *world, p *provider, still bool) []*engine.Workflow {
 	o := installation.Options{Secrets: opener{}}
 	if w != nil {
-		o.Places = map[fleet.ProviderKind]installation.Place{fleet.ProviderSim: {Provider: p, Images: w.images}}
+		place := installation.Place{Provider: p, Images: w.images}
+		if still {
+			place.Provider = struct {
+				installation.Provider
+				installation.Volumes
+			}{p, p}
+		}
+		o.Places = map[fleet.ProviderKind]installation.Place{fleet.ProviderSim: place}
 		o.HealthDeadline = w.health
 	}
 	all := append(installation.Workflows(o), cluster.Workflows(map[fleet.ProviderKind]cluster.Provider{fleet.ProviderSim: p})...)
@@ -170,7 +177,9 @@ type setup struct {
 	// store stands before the real one.
 	store func(engine.Store) engine.Store
 	// gate stops calls of the provider.
-	gate  *gate
+	gate *gate
+	// still: volumes can't be moved.
+	still bool
 	lease time.Duration
 	slots int
 }
@@ -193,7 +202,7 @@ func (w *world) start(s setup) *worker {
 	log := logrus.New()
 	log.SetOutput(w.t.Output())
 	log.SetLevel(logrus.WarnLevel)
-	flows := allWorkflows(w, &provider{Provider: w.sim, w: w, gate: s.gate})
+	flows := allWorkflows(w, &provider{Provider: w.sim, w: w, gate: s.gate}, s.still)
 	if s.wrap != nil {
 		for _, f := range flows {
 			f.Steps, f.Rollback = slices.Clone(f.Steps), slices.Clone(f.Rollback) // workflows share some

@@ -216,6 +216,8 @@ type changePlan struct {
 	join fleet.OperationID
 	// preempts: what is open is cancelled.
 	preempts bool
+	// behindMove: what is open is a move, which nobody has asked for.
+	behindMove bool
 }
 
 // planChange decides by the transition table. open holds the active operation
@@ -261,7 +263,7 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 	case len(open) > maxQueued:
 		return changePlan{}, fleet.Errorf(fleet.KindNotAccepted, "installation %s has %d requests waiting: wait for them", inst.Name, len(open)-1)
 	}
-	plan.state = fleet.OperationQueued
+	plan.state, plan.behindMove = fleet.OperationQueued, open[0].Kind == fleet.OperationMove
 	return plan, nil
 }
 
@@ -308,5 +310,11 @@ func (t *Tx) writeChange(ctx context.Context, in fleet.Change, before, after fle
 	if fleet.KindOf(err) == fleet.KindNotFound {
 		return errMovedOn
 	}
+	if err == nil && plan.behindMove {
+		_, err = t.exec(ctx, "hurrying a move that is waited for", hurryMoveSQL, before.ID)
+	}
 	return err
 }
+
+// hurryMoveSQL has a move that a request waits behind wait behind no bulk work.
+const hurryMoveSQL = `UPDATE operation SET class = 0 WHERE resource_id = $1 AND kind = 'move' AND state = 'active'`

@@ -130,7 +130,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 	FROM moved m WHERE m.state = 'active' AND m.attempt > 0 AND m.error <> ''
 	UNION ALL
 	SELECT m.resource_type || '.state', m.resource_type, m.resource_id, m.owner, n.id,
-		jsonb_build_object('from', m.to_state, 'to', n.request_state)
+		jsonb_build_object('from', coalesce(nullif(m.to_state, ''), m.from_state), 'to', n.request_state)
 	FROM followed n JOIN moved m ON m.resource_id = n.resource_id WHERE n.state = 'active'
 )
 SELECT m.id AS operation_id, coalesce(n.id, '') AS next

@@ -103,7 +103,7 @@ func (o DrainOptions) decide(look fleet.DrainLook, total int) fleet.Outcome {
 	for _, part := range []struct {
 		n    int
 		what string
-	}{{t.noRoom, "find no other host with room"}, {t.busy, "have other work under way"}, {t.failed, "failed and are tried again"}, {t.stays, "can't be moved"}} {
+	}{{t.noRoom, "find no other host with room"}, {t.busy, "have other work under way"}, {t.failed, "failed"}, {t.stays, "stay, because their data can't be moved"}} {
 		if part.n > 0 {
 			detail += fmt.Sprintf(", %d %s", part.n, part.what)
 		}
@@ -126,7 +126,7 @@ func (o DrainOptions) decide(look fleet.DrainLook, total int) fleet.Outcome {
 		rest = drainLook
 	case t.noRoom > 0:
 		reason = fleet.WaitCapacity
-	case t.failed > 0 && t.busy == 0:
+	case !t.next.IsZero() && t.busy == 0:
 		reason, rest = fleet.WaitBackoff, max(drainLook, min(t.next.Sub(look.Now), drainRest))
 	}
 	out := fleet.Wait(rest, reason, detail)
@@ -155,14 +155,14 @@ func (o DrainOptions) tally(look fleet.DrainLook) (tally, []fleet.DrainMember) {
 			tell(m)
 		case fleet.DrainFailed:
 			tell(m)
-			if again.After(look.Now) {
-				t.failed++
-				if t.next.IsZero() || again.Before(t.next) {
-					t.next = again
-				}
+			if m.Movable() && !again.After(look.Now) {
+				due = append(due, m)
 				continue
 			}
-			due = append(due, m)
+			t.failed++
+			if m.Movable() && (t.next.IsZero() || again.Before(t.next)) {
+				t.next = again
+			}
 		default:
 			switch {
 			case m.Busy != "" || m.State.Transient():
