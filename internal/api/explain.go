@@ -88,8 +88,11 @@ func nextOf(op *fleet.Operation) string {
 	if op.StepNumber < op.StepsTotal {
 		return fmt.Sprintf("%s; step %d of %d follows", next, op.StepNumber+1, op.StepsTotal)
 	}
-	if op.Kind == fleet.OperationVerify {
+	switch op.Kind {
+	case fleet.OperationVerify:
 		return next + "; it is the last step, and the installation sleeps on"
+	case fleet.OperationMove:
+		return next + "; it is the last step, and the state stays as it is"
 	}
 	return fmt.Sprintf("%s; it is the last step, and the state becomes %s", next, op.Kind.DoneState())
 }
@@ -123,7 +126,11 @@ func explainResting(e *client.Explanation, v InstallationView, now time.Time) {
 func explainFailed(e *client.Explanation, v InstallationView, now time.Time) {
 	e.Next = "nothing, until there is a request"
 	e.Summary = fmt.Sprintf("%s is %s%s%s%s", v.Name, v.State, lasting(v.UpdatedAt, now), because(v.StateReason), colon(v.StateDetail))
-	if op := v.Operation; v.State.Failed() && op != nil && op.State == fleet.OperationFailed {
+	op := v.Operation
+	if op != nil && op.Kind == fleet.OperationMove && op.Error != v.StateDetail {
+		op = nil // the state is from before, and a move that failed has left it
+	}
+	if v.State.Failed() && op != nil && op.State == fleet.OperationFailed {
 		e.Step, e.StepNumber, e.StepsTotal = op.Step, op.StepNumber, op.StepsTotal
 		e.Attempts, e.LastError = op.Attempt, op.Error
 		if op.Step != "" {

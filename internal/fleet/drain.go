@@ -57,7 +57,7 @@ type HostView struct {
 	ClusterName string `json:"cluster_name"`
 	// Operation is the last drain; nil where there was none.
 	Operation *Operation `json:"-"`
-	// Members are the installations that lie there; nil in lists.
+	// Members are the installations that lie there; nil where they were not looked for.
 	Members []DrainMember `json:"-"`
 	// Replayed: the same request was accepted before.
 	Replayed bool `json:"-"`

@@ -29,7 +29,8 @@ func (r hostRow) view() (v fleet.HostView, err error) {
 	return v, errors.Join(err, err2)
 }
 
-// ListHosts returns the hosts of a cluster in order of their names.
+// ListHosts returns the hosts of a cluster in order of their names, with the
+// installations that lie there where they are drained.
 func (s *Store) ListHosts(ctx context.Context, cluster string) ([]fleet.HostView, error) {
 	out := []fleet.HostView{}
 	err := s.read(func(tx *Tx) error {
@@ -42,6 +43,9 @@ func (s *Store) ListHosts(ctx context.Context, cluster string) ([]fleet.HostView
 		}
 		for _, r := range rows {
 			v, err := r.view()
+			if err == nil && v.State == fleet.HostDraining {
+				v.Members, err = tx.drainMembers(ctx, v.Host, nil)
+			}
 			if err != nil {
 				return err
 			}
@@ -136,8 +140,11 @@ func (s *Store) ControlHost(ctx context.Context, in fleet.HostControl) (fleet.Ho
 			}
 			return err
 		}
-		v, err = tx.host(ctx, in.Cluster, id)
+		if v, err = tx.host(ctx, in.Cluster, id); err != nil {
+			return err
+		}
 		v.Replayed = known
+		v.Members, err = tx.drainMembers(ctx, v.Host, nil)
 		return err
 	})
 	if constraintOf(err) == "idempotency_key_pkey" {
