@@ -261,7 +261,7 @@ func (a *app) hostSheet(h client.Host) string {
 	}
 	if d := h.Drain; d != nil {
 		s.add("Drain", fmt.Sprintf("%s, at most %d at once", drainCounts(d), d.AtOnce))
-		s.add("Waits for", strings.Trim(inBrackets(d.Operation.WaitReason, d.Operation.WaitDetail), " ()"))
+		s.add("Waits for", strings.TrimSuffix(strings.TrimPrefix(inBrackets(d.Operation.WaitReason, d.Operation.WaitDetail), " ("), ")"))
 		var left []string
 		for _, m := range d.Members {
 			text := fmt.Sprintf("%-8s %s (%s)", m.Progress, m.Name, m.State)

@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// membersOfHost reads who lies on a host, with what became of the moves of its drain.
+	// membersOfHost reads who lies on a host, or may come back to it, with what
+	// became of the moves of its drain.
 	membersOfHost = `SELECT jsonb_build_object('installation_id', i.id, 'name', i.name, 'state', i.state, 'memory_mib', i.held_memory_mib, 'disk_mib', i.held_disk_mib,
 	'busy', coalesce((SELECT b.kind FROM operation b WHERE b.resource_id = i.id AND b.state = 'active'), ''),
 	'failures', coalesce(f.n, 0), 'reason', coalesce(f.fail_reason, ''), 'detail', coalesce(f.error, ''), 'failed_at', f.finished_at) AS member
@@ -18,11 +19,11 @@ FROM installation i
 LEFT JOIN LATERAL (
 	SELECT m.fail_reason, m.error, m.finished_at, count(*) OVER () AS n FROM operation m
 	WHERE m.resource_id = i.id AND m.kind = 'move' AND m.state = 'failed' AND m.created_at >= $2 ORDER BY m.generation DESC LIMIT 1) f ON true
-WHERE i.deleted_at IS NULL AND `
+WHERE i.deleted_at IS NULL AND (i.held_host_id = $1 OR i.reserved_host_id = $1) AND `
 
-	// It reads a cluster's installations: an index on the host would cost every create.
-	hostMembersSQL  = membersOfHost + `i.cluster_id = $3 AND i.held_host_id = $1 ORDER BY i.id`
-	knownMembersSQL = membersOfHost + `i.id = ANY ($3) AND i.held_host_id = $1 ORDER BY i.id`
+	// hostMembersSQL reads a cluster's installations: an index on the host would cost every create.
+	hostMembersSQL  = membersOfHost + `i.cluster_id = $3 ORDER BY i.id`
+	knownMembersSQL = membersOfHost + `i.id = ANY ($3) ORDER BY i.id`
 
 	drainLookSQL = `SELECT to_jsonb(h) AS host, dormouse_now() AS now, (SELECT jsonb_agg(to_jsonb(x)) FROM (
 	SELECT * FROM host y WHERE y.cluster_id = h.cluster_id AND y.state = 'up' ORDER BY y.memory_mib - y.memory_held_mib DESC LIMIT 32) x) AS others

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -45,16 +46,52 @@ func Drain(o DrainOptions) *engine.Workflow {
 	if o.MaxBackoff <= 0 {
 		o.MaxBackoff = 5 * time.Minute
 	}
+	d := &drains{DrainOptions: o, found: map[fleet.HostID]found{}}
 	return &engine.Workflow{Kind: fleet.OperationDrain, Endless: true, Steps: []engine.Step{
-		{Name: "move-installations", Run: o.advance, Timeout: 5 * time.Minute,
+		{Name: "move-installations", Run: d.advance, Timeout: 5 * time.Minute,
 			Deadline: func(*fleet.Snapshot) time.Duration { return 100 * 365 * 24 * time.Hour }}, // each move has its own
 	}}
 }
 
+// drains remembers who lay on the hosts that this process drains: nothing is
+// added there, so that one look at the whole cluster is enough.
+type drains struct {
+	DrainOptions
+	mu    sync.Mutex
+	found map[fleet.HostID]found
+}
+
+// found are the installations that a drain has to move.
+type found struct {
+	operation fleet.OperationID
+	all       []fleet.InstallationID
+}
+
+// look returns who lies on a host. That nobody does is believed only after a look at the whole cluster.
+func (d *drains) look(ctx context.Context, host fleet.HostID, operation fleet.OperationID) (fleet.DrainLook, error) {
+	d.mu.Lock()
+	f := d.found[host]
+	d.mu.Unlock()
+	if f.operation == operation {
+		look, err := d.Store.LookAtDrain(ctx, host, f.all)
+		if err != nil || len(look.Members) > 0 {
+			return look, err
+		}
+	}
+	look, err := d.Store.LookAtDrain(ctx, host, nil)
+	f = found{operation, make([]fleet.InstallationID, len(look.Members))}
+	for i, m := range look.Members {
+		f.all[i] = m.InstallationID
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.found[host] = f
+	return look, err
+}
+
 // advance is one look and one decision.
-func (o DrainOptions) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
-	id := fleet.HostID(s.Operation.ResourceID)
-	look, err := o.Store.LookAtDrain(ctx, id, nil)
+func (d *drains) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
+	look, err := d.look(ctx, fleet.HostID(s.Operation.ResourceID), s.Operation.ID)
 	if fleet.KindOf(err) == fleet.KindNotFound {
 		return fleet.Advance(fleet.Changes{}), nil // it went with its cluster
 	}
@@ -65,10 +102,8 @@ func (o DrainOptions) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Out
 		return fleet.Fail(fleet.ReasonHostLost, fmt.Sprintf("host %s is %s, and drained no more", look.Host.Name, look.Host.State)), nil
 	}
 	total, _ := strconv.Atoi(s.Operation.Observed[totalKey]) // 0 before the first look
-	if total < len(look.Members) {
-		total = len(look.Members)
-	}
-	out := o.decide(look, total)
+	total = max(total, len(look.Members))
+	out := d.decide(look, total)
 	out.Changes.Observed = map[string]string{totalKey: strconv.Itoa(total)}
 	return out, nil
 }
