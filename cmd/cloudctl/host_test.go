@@ -40,7 +40,7 @@ func hostRoutes() map[string]http.HandlerFunc {
 		"POST /clusters/c1/hosts/h1/drain":    answer(202, drained()),
 		"DELETE /clusters/c1/hosts/h2":        answer(204, nil),
 		"DELETE /clusters/c1/hosts/h1":        refuse(409, client.KindNotAccepted, "host sim-1 is not empty"),
-		"GET /operations/op7":                 answer(200, client.Operation{ID: "op7", Kind: "drain", State: "failed", FailReason: "data-cannot-move", Error: "2 stay", Revision: 2}),
+		"GET /operations/op7":                 answer(200, client.Operation{ID: "op7", Kind: "drain", ResourceType: "host", ResourceName: "sim-1", State: "failed", FailReason: "data-cannot-move", Error: "2 stay", Revision: 2}),
 		"GET /clusters/c2/hosts":              answer(200, client.Page[client.Host]{}),
 		"GET /clusters/elsewhere":             refuse(404, client.KindNotFound, "there is no cluster"),
 		"POST /clusters/c2/hosts/h3/uncordon": answer(200, client.Host{Name: "sim-2", Cluster: "other"}),
@@ -84,8 +84,8 @@ func TestHostVerbs(t *testing.T) {
 		"host get sim-1 --cluster other": {exitNotFound, `there is no host "sim-1"`},
 		"host get x --cluster elsewhere": {exitNotFound, "there is no cluster"},
 		"host drain sim-1 --at-once -1":  {exitUsage, "give a number above 0"},
-		"host remove sim-1":              {exitConflict, "host sim-1 is not empty"},
-		"host drain sim-1 --wait":        {exitFailed, "data-cannot-move"},
+		"host remove sim-1":              {exitConflict, "see its state: cloudctl host list"},
+		"host drain sim-1 --wait":        {exitFailed, "see what is left there: cloudctl host get sim-1"},
 		"host drain":                     {exitUsage, "HOST"},
 	} {
 		r := newRun(f.URL)
