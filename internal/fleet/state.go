@@ -205,15 +205,24 @@ func (k OperationKind) EndStates() (done, failed string) {
 	return string(k.DoneState()), string(k.FailedState())
 }
 
-// GivenUp is the state in which the operation's resource ends where it fails
-// for good and what it had begun could not be undone; empty leaves it as it is.
-func (k OperationKind) GivenUp(from string) string {
-	if k == OperationMove && from == string(stranded.From) {
+// GivenUp is the state in which the operation's resource ends where it fails at
+// that step and what it had begun could not be undone; empty leaves it as it is.
+func (k OperationKind) GivenUp(from, step string) string {
+	if k == OperationMove && from == string(stranded.From) && !untouched(step) {
 		return string(stranded.To)
 	}
 	_, failed := k.EndStates()
 	return failed
 }
+
+// GivesWay tells whether a request takes the operation's place: a verification's
+// at any time, and a move's as long as it has touched nothing.
+func (o *Operation) GivesWay() bool {
+	return o.Kind == OperationVerify || o.Kind == OperationMove && untouched(o.Step)
+}
+
+// untouched tells whether a move that stands at that step has touched nothing yet.
+func untouched(step string) bool { return step == "" || step == StepPrepareMove }
 
 func (k OperationKind) life() life {
 	for _, l := range lives {

@@ -253,13 +253,19 @@ func TestMovesLeaveTheState(t *testing.T) {
 	for _, s := range States() {
 		resting := !s.Transient() && s != StateDeleted && s != StateDeletionFailed
 		require.Equal(t, resting, slices.Contains(Movable(), s), s)
-		if to := OperationMove.GivenUp(string(s)); resting && to != "" {
+		if to := OperationMove.GivenUp(string(s), "change-host"); resting && to != "" {
 			require.True(t, CanMove(s, State(to)), "%s → %s", s, to)
 			require.Contains(t, Accepts(State(to)), OperationUpdate, "what brings it up from anywhere")
 		}
 	}
-	require.Equal(t, "update-failed", OperationMove.GivenUp("stable"))
-	require.Equal(t, "wake-up-failed", OperationWake.GivenUp("wake-up-in-progress"))
+	require.Equal(t, "update-failed", OperationMove.GivenUp("stable", "return-host"))
+	require.Equal(t, "wake-up-failed", OperationWake.GivenUp("wake-up-in-progress", ""))
+	for step, gives := range map[string]bool{"": true, StepPrepareMove: true, "stop-instance": false} {
+		require.Equal(t, gives, OperationMove.GivenUp("stable", step) == "", "nothing was touched at %q", step)
+		require.Equal(t, gives, (&Operation{Kind: OperationMove, Step: step}).GivesWay(), step)
+		require.True(t, (&Operation{Kind: OperationVerify, Step: step}).GivesWay())
+		require.False(t, (&Operation{Kind: OperationUpdate, Step: step}).GivesWay())
+	}
 }
 
 // From every state of a host there is a way to up and to its removal.

@@ -29,7 +29,12 @@ func (g *group) on(host string) []string {
 	return g.strings(`SELECT i.name FROM installation i JOIN host h ON h.id = i.held_host_id WHERE h.name = $1 AND i.deleted_at IS NULL ORDER BY 1`, host)
 }
 
-// all lists what an installation is.
+// busiest is the host with the most installations.
+func (g *group) busiest() string {
+	return g.strings(`SELECT h.name FROM host h LEFT JOIN installation i ON i.held_host_id = h.id AND i.deleted_at IS NULL GROUP BY 1 ORDER BY count(i.id) DESC, 1 LIMIT 1`)[0]
+}
+
+// states lists what each installation is, and how many instances serve it.
 func (g *group) states() []string {
 	return g.strings(`SELECT i.name || ' ' || i.state || ' ' || coalesce((SELECT count(*)::text FROM instance x
 		WHERE x.installation_id = i.id AND x.serving AND x.deleted_at IS NULL), '') FROM installation i WHERE i.deleted_at IS NULL ORDER BY 1`)
@@ -58,12 +63,13 @@ func (g *group) atMost(n int) {
 func TestDrainMovesEverybodyAndWakesNobody(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t, 12, 6, roomy())
-	before, on := g.states(), g.on("sim-1")
+	busiest := g.busiest()
+	before, on := g.states(), g.on(busiest)
 	require.NotEmpty(t, on)
-	v := g.control("sim-1", fleet.HostDrain, 3)
+	v := g.control(busiest, fleet.HostDrain, 3)
 	op := g.finished(v.Operation.ID)
 	require.Equal(t, fleet.OperationSucceeded, op.State, "%s", op.Error)
-	require.Empty(t, g.on("sim-1"))
+	require.Empty(t, g.on(busiest))
 	require.Equal(t, before, g.states(), "everybody is what they were")
 	g.none("sleepers were woken", `SELECT id FROM operation WHERE kind = 'wake'`)
 	g.none("memory held for sleepers", `SELECT name FROM installation WHERE state = 'hibernating' AND held_memory_mib > 0`)
@@ -71,13 +77,13 @@ func TestDrainMovesEverybodyAndWakesNobody(t *testing.T) {
 	g.atMost(3)
 	g.invariants()
 
-	require.Equal(t, fleet.HostCordoned, g.host("sim-1").State)
+	require.Equal(t, fleet.HostCordoned, g.host(busiest).State)
 	for _, name := range g.sleeper {
 		require.Equal(t, fleet.OperationSucceeded, g.ask(name, fleet.OperationWake).State, "%s wakes where it is", name)
 	}
-	require.Empty(t, g.on("sim-1"))
-	g.control("sim-1", fleet.HostRemove, 0)
-	_, err := g.store.Host(g.ctx, clusterName, "sim-1")
+	require.Empty(t, g.on(busiest))
+	g.control(busiest, fleet.HostRemove, 0)
+	_, err := g.store.Host(g.ctx, clusterName, busiest)
 	require.Equal(t, fleet.KindNotFound, fleet.KindOf(err))
 	g.invariants()
 }
@@ -94,7 +100,8 @@ func (g *group) host(name string) fleet.HostView {
 func TestDrainWithMembersThatFailOrGo(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t, 9, 3, roomy())
-	on := g.on("sim-1")
+	busiest := g.busiest()
+	on := g.on(busiest)
 	require.GreaterOrEqual(t, len(on), 3)
 	sick, deleted, failed := on[0], on[1], on[2]
 	var mu sync.Mutex
@@ -121,14 +128,14 @@ func TestDrainWithMembersThatFailOrGo(t *testing.T) {
 	require.Equal(t, fleet.OperationFailed, g.finished(a.Operation.ID).State)
 	require.Contains(t, g.states(), failed+" update-failed 1", "its old release serves")
 
-	v := g.control("sim-1", fleet.HostDrain, 2)
+	v := g.control(busiest, fleet.HostDrain, 2)
 	a, err = g.store.ChangeInstallation(g.ctx, fleet.Change{OperationID: newOp(), IDOrName: deleted, Kind: fleet.OperationDelete})
 	require.NoError(t, err)
 	g.wake()
 	op := g.finished(v.Operation.ID)
 	require.Equal(t, fleet.OperationSucceeded, op.State, "%s", op.Error)
 	require.Equal(t, fleet.OperationSucceeded, g.finished(a.Operation.ID).State)
-	require.Empty(t, g.on("sim-1"))
+	require.Empty(t, g.on(busiest))
 	require.Len(t, g.moves(sick), 3, "it was tried again: %v", g.moves(sick))
 	require.Contains(t, g.states(), failed+" update-failed 1")
 	g.atMost(2)
@@ -171,6 +178,7 @@ func TestDrainWaitsForRoomAndGoesOn(t *testing.T) {
 func TestUncordonCancelsADrain(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t, 6, 0, roomy())
+	busiest := g.busiest()
 	entered, leave := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	g.again(setup{wrap: func(kind fleet.OperationKind, step string, run engine.Run) engine.Run {
@@ -184,17 +192,17 @@ func TestUncordonCancelsADrain(t *testing.T) {
 			return run(ctx, s)
 		}
 	}})
-	on := g.on("sim-1")
-	v := g.control("sim-1", fleet.HostDrain, 1)
+	on := g.on(busiest)
+	v := g.control(busiest, fleet.HostDrain, 1)
 	g.received(entered)
-	h := g.control("sim-1", fleet.HostUncordon, 0)
+	h := g.control(busiest, fleet.HostUncordon, 0)
 	require.Equal(t, fleet.HostUp, h.State)
 	op := g.finished(v.Operation.ID)
 	require.Equal(t, fleet.OperationCancelled, op.State)
 	require.Equal(t, fleet.ReasonUncordoned, op.FailReason)
 	close(leave)
 	g.settled()
-	require.Len(t, g.on("sim-1"), len(on)-1, "what had begun came to its end, and nothing else began")
+	require.Len(t, g.on(busiest), len(on)-1, "what had begun came to its end, and nothing else began")
 	g.invariants()
 }
 
@@ -203,8 +211,9 @@ func TestUncordonCancelsADrain(t *testing.T) {
 func TestDrainOutlivesItsConductor(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t, 6, 3, roomy())
+	busiest := g.busiest()
 	g.engine.stop()
-	v := g.control("sim-1", fleet.HostDrain, 2)
+	v := g.control(busiest, fleet.HostDrain, 2)
 	for n, after := range map[int]bool{1: false, 2: true, 3: false} {
 		ran := &ranSteps{last: map[fleet.OperationID][2]string{}}
 		cutting := &cutStore{kind: fleet.OperationDrain, step: "move-installations", n: n, after: after, steps: ran, dead: make(chan struct{})}
@@ -219,7 +228,7 @@ func TestDrainOutlivesItsConductor(t *testing.T) {
 	}
 	g.engine = g.start(setup{slots: 16})
 	require.Equal(t, fleet.OperationSucceeded, g.finished(v.Operation.ID).State)
-	require.Empty(t, g.on("sim-1"))
+	require.Empty(t, g.on(busiest))
 	g.atMost(2)
 	g.settled()
 	g.invariants()
@@ -228,14 +237,15 @@ func TestDrainOutlivesItsConductor(t *testing.T) {
 func TestDrainLeavesWhatCannotMove(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t, 3, 3, roomy())
+	busiest := g.busiest()
 	g.again(setup{still: true})
-	before, on := g.states(), g.on("sim-1")
+	before, on := g.states(), g.on(busiest)
 	require.NotEmpty(t, on)
-	op := g.finished(g.control("sim-1", fleet.HostDrain, 0).Operation.ID)
+	op := g.finished(g.control(busiest, fleet.HostDrain, 0).Operation.ID)
 	require.Equal(t, fleet.OperationFailed, op.State)
 	require.Equal(t, fleet.ReasonDataCannotMove, op.FailReason)
 	require.Contains(t, op.Error, fmt.Sprintf("%d stay", len(on)))
-	h := g.host("sim-1")
+	h := g.host(busiest)
 	require.Equal(t, fleet.HostCordoned, h.State)
 	require.Len(t, h.Members, len(on))
 	for _, m := range h.Members {
@@ -243,7 +253,7 @@ func TestDrainLeavesWhatCannotMove(t *testing.T) {
 		require.Equal(t, 1, m.Failures)
 	}
 	require.Equal(t, before, g.states())
-	_, err := g.store.ControlHost(g.ctx, fleet.HostControl{Cluster: clusterName, Host: "sim-1", Verb: fleet.HostRemove})
+	_, err := g.store.ControlHost(g.ctx, fleet.HostControl{Cluster: clusterName, Host: busiest, Verb: fleet.HostRemove})
 	require.Equal(t, fleet.KindNotAccepted, fleet.KindOf(err))
 	g.invariants()
 }
@@ -252,6 +262,7 @@ func TestDrainLeavesWhatCannotMove(t *testing.T) {
 func TestRequestsFollowAMoveThatHasBegun(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t, 3, 3, roomy())
+	busiest := g.busiest()
 	entered, leave := make(chan string, 16), make(chan struct{})
 	g.again(setup{wrap: func(kind fleet.OperationKind, step string, run engine.Run) engine.Run {
 		return func(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
@@ -262,8 +273,8 @@ func TestRequestsFollowAMoveThatHasBegun(t *testing.T) {
 			return run(ctx, s)
 		}
 	}})
-	on := g.on("sim-1")
-	v := g.control("sim-1", fleet.HostDrain, 16)
+	on := g.on(busiest)
+	v := g.control(busiest, fleet.HostDrain, 16)
 	var asked []fleet.OperationID
 	for range on {
 		name := <-entered
@@ -284,6 +295,6 @@ func TestRequestsFollowAMoveThatHasBegun(t *testing.T) {
 		require.Equal(t, fleet.OperationSucceeded, g.finished(id).State)
 	}
 	require.Equal(t, fleet.OperationSucceeded, g.finished(v.Operation.ID).State)
-	require.Empty(t, g.on("sim-1"))
+	require.Empty(t, g.on(busiest))
 	g.invariants()
 }

@@ -292,13 +292,18 @@ func scenarios() []scenario {
 		{name: "move-asleep", kind: fleet.OperationMove, end: "hibernating",
 			before: after(created("web"), asleep), begin: moving(true), check: func(c *kase) {
 				c.moved(true)
-				c.none("something was started there", `SELECT id FROM instance WHERE installation_id = $1 AND deleted_at IS NULL AND power <> 'planned'`, c.id)
-				c.do(asked(fleet.OperationWake, nil, "stable"))
+				c.none("something was started there", `SELECT id FROM instance WHERE installation_id = $1 AND deleted_at IS NULL AND power <> 'off'`, c.id)
+				c.do(asked(fleet.OperationUpdate, env("A", "2"), "hibernating"), asked(fleet.OperationWake, nil, "stable"))
+				serves("A", "2", 128)(c)
 				c.moved(true)
 				c.hasVolume(100)
 			}},
 		{name: "move-plain-asleep", kind: fleet.OperationMove, end: "hibernating",
-			before: after(created("plain"), asleep), begin: moving(true), check: func(c *kase) { c.moved(true) }},
+			before: after(created("plain"), asleep), begin: moving(true), check: func(c *kase) {
+				c.moved(true)
+				c.do(asked(fleet.OperationWake, nil, "stable"))
+				c.moved(true)
+			}},
 		// What can't be healthy there serves again where it was.
 		{name: "move-sick", kind: fleet.OperationMove, comesBack: true, end: "stable",
 			before: after(created("web")), begin: movingSick, check: func(c *kase) { c.moved(false); c.backInService(); c.hasVolume(100) }},
@@ -311,7 +316,12 @@ func scenarios() []scenario {
 				serves("A", "2", 128)(c)
 			}},
 		{name: "move-exited", kind: fleet.OperationMove, end: "exited",
-			before: after(doing{begin: creating(map[string]string{"JOB": "1"}), end: "exited"}), begin: moving(true), check: func(c *kase) { c.moved(true) }},
+			before: after(doing{begin: creating(map[string]string{"JOB": "1"}), end: "exited"}), begin: moving(true), check: func(c *kase) {
+				c.moved(true)
+				c.cured.Store(true)
+				c.do(doing{begin: func(c *kase) fleet.OperationID { return c.ask("", nil) }, end: "stable"})
+				c.moved(true)
+			}},
 		// It is drained no more when its turn comes.
 		{name: "move-uncordoned", kind: fleet.OperationMove, end: "stable",
 			before: after(created("web")), begin: moving(false), check: func(c *kase) { c.moved(false); serves("A", "", 128)(c) }},

@@ -255,7 +255,7 @@ func failedThenDeleted(w *world, s scenario) {
 			failed = "hibernating" // its users notice nothing
 		case fleet.OperationMove:
 			if failed = c.began; onTheWayBack(at) {
-				failed = cmp.Or(s.kind.GivenUp(c.began), c.began)
+				failed = cmp.Or(s.kind.GivenUp(c.began, at), c.began)
 			}
 		}
 		require.Equal(w.t, failed, c.state(), "at %s", at)

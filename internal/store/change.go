@@ -237,7 +237,7 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 		}
 	}
 	plan := changePlan{kind: kind, state: fleet.OperationActive, preempts: kind == fleet.OperationDelete}
-	if len(open) == 1 && givesWay(open[0]) {
+	if len(open) == 1 && open[0].GivesWay() {
 		// Nobody waits for a clone of what they have asked for, or for a host that has room.
 		open, plan.preempts = nil, true
 	}
@@ -265,12 +265,6 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 	}
 	plan.state, plan.behindMove = fleet.OperationQueued, open[0].Kind == fleet.OperationMove
 	return plan, nil
-}
-
-// givesWay tells whether a request takes the place of what is open: of a
-// verification, and of a move that has touched nothing yet.
-func givesWay(o fleet.Operation) bool {
-	return o.Kind == fleet.OperationVerify || o.Kind == fleet.OperationMove && (o.Step == "" || o.Step == fleet.StepPrepareMove)
 }
 
 // merge applies a merge patch (RFC 7386) to a flat map.

@@ -127,6 +127,16 @@ INSERT INTO event (kind, resource_type, resource_id, data) SELECT 'host.removed'
 // verb, or where something lies on a host that is to be removed. Asking for what is
 // so already changes nothing; a drain under way is joined.
 func (s *Store) ControlHost(ctx context.Context, in fleet.HostControl) (fleet.HostView, error) {
+	for try := 1; ; try++ {
+		v, err := s.controlHost(ctx, in)
+		// The same request came in at the same moment, and now its answer is there; or another one did.
+		if again := constraintOf(err) == "idempotency_key_pkey" || fleet.KindOf(err) == fleet.KindStale; !again || try == maxTries {
+			return v, err
+		}
+	}
+}
+
+func (s *Store) controlHost(ctx context.Context, in fleet.HostControl) (fleet.HostView, error) {
 	var v fleet.HostView
 	err := s.InTx(ctx, func(tx *Tx) error {
 		id, known, err := tx.once(ctx, in.Key, func(tx *Tx) (string, error) {
@@ -147,9 +157,6 @@ func (s *Store) ControlHost(ctx context.Context, in fleet.HostControl) (fleet.Ho
 		v.Members, err = tx.drainMembers(ctx, v.Host, nil)
 		return err
 	})
-	if constraintOf(err) == "idempotency_key_pkey" {
-		return s.ControlHost(ctx, in) // the same request came in at the same moment: now its answer is there
-	}
 	return v, err
 }
 
@@ -179,7 +186,7 @@ func (t *Tx) controlHost(ctx context.Context, in fleet.HostControl) (fleet.HostV
 	case !ok:
 		return v, fleet.Errorf(fleet.KindNotAccepted, "host %s is %s and does not accept %s now", v.Name, v.State, in.Verb)
 	case drain != v.DrainOperationID:
-		return v, fleet.Errorf(fleet.KindConflict, "host %s changed meanwhile: try again", v.Name)
+		return v, fleet.Errorf(fleet.KindStale, "host %s changed meanwhile: try again", v.Name)
 	case in.Verb == fleet.HostRemove:
 		return v, t.removeHost(ctx, v, in.Key)
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 
 	"github.com/lib/pq"
 
@@ -9,7 +10,7 @@ import (
 )
 
 const (
-	// lockMovesSQL locks the operations that reserve, as grantSQL does its own.
+	// lockMovesSQL locks the operations of a batch that ask for anything, as grantSQL does.
 	lockMovesSQL = `SELECT o.id FROM operation o JOIN unnest($1::text[], $2::bigint[]) AS w (id, epoch) ON w.id = o.id
 WHERE o.epoch = w.epoch AND coalesce(o.state) = 'active' ORDER BY o.id FOR UPDATE OF o`
 
@@ -67,9 +68,12 @@ func reserves(c fleet.Changes) bool { return c.Reserve != nil || c.Swap }
 func (t *Tx) reserve(ctx context.Context, results []fleet.Result) (map[fleet.OperationID]grant, error) {
 	var ids, hosts, installations []string
 	var epochs []int64
+	if !slices.ContainsFunc(results, func(r fleet.Result) bool { return reserves(r.Changes) }) {
+		return nil, nil
+	}
 	for _, r := range results {
 		c := r.Changes
-		if reserves(c) {
+		if c.Hold != nil || c.Address != "" || reserves(c) {
 			ids, epochs = append(ids, string(r.OperationID)), append(epochs, int64(r.Epoch))
 		}
 		if c.Hold != nil || reserves(c) {
@@ -80,9 +84,6 @@ func (t *Tx) reserve(ctx context.Context, results []fleet.Result) (map[fleet.Ope
 				hosts = append(hosts, string(h.HostID))
 			}
 		}
-	}
-	if len(ids) == 0 {
-		return nil, nil
 	}
 	var rows, locked []string
 	if err := t.list(ctx, "locking moves", &rows, lockMovesSQL, pq.Array(ids), pq.Array(epochs)); err != nil {
@@ -97,7 +98,7 @@ func (t *Tx) reserve(ctx context.Context, results []fleet.Result) (map[fleet.Ope
 	}
 	out := map[fleet.OperationID]grant{}
 	for _, r := range results {
-		if !live[r.OperationID] {
+		if !live[r.OperationID] || !reserves(r.Changes) {
 			continue
 		}
 		g, err := t.reserveOne(ctx, r.InstallationID, r.Changes)

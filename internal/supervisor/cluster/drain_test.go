@@ -29,7 +29,9 @@ func stays(m *fleet.DrainMember) { m.Failures, m.Reason = 1, fleet.ReasonDataCan
 func large(m *fleet.DrainMember) { m.MemoryMiB = 5000 }
 
 func failed(times int, ago time.Duration, why fleet.Reason) func(*fleet.DrainMember) {
-	return func(m *fleet.DrainMember) { m.Failures, m.Reason, m.Detail, m.FailedAt = times, why, "it said so", now.Add(-ago) }
+	return func(m *fleet.DrainMember) {
+		m.Failures, m.Reason, m.Detail, m.FailedAt = times, why, "it said so", now.Add(-ago)
+	}
 }
 
 // fixed is a store that shows one look.

@@ -218,7 +218,7 @@ func (e *Engine) call(ctx context.Context, step Step, s *fleet.Snapshot) (out fl
 // It calls nothing of the workflow.
 func (e *Engine) broken(w *Workflow, s *fleet.Snapshot, why string) *fleet.Result {
 	res := e.base(w, s)
-	res.To = w.Kind.GivenUp(res.From)
+	res.To = w.Kind.GivenUp(res.From, s.Operation.Step)
 	res.State, res.ErrorKind, res.FailReason, res.Error = fleet.OperationFailed, fleet.KindInternal, fleet.ReasonPanic, why
 	res.ToReason, res.ToDetail = res.FailReason, why
 	settle(s, res)
@@ -399,7 +399,7 @@ func (e *Engine) failed(w *Workflow, s *fleet.Snapshot, p place, reason fleet.Re
 	}
 	_, to := w.Kind.EndStates()
 	if p.back {
-		to = w.Kind.GivenUp(res.From)
+		to = w.Kind.GivenUp(res.From, res.Step)
 	}
 	res.State, res.To, res.ToReason, res.ToDetail = fleet.OperationFailed, to, res.FailReason, res.Error
 	res.DeadlineMillis = 0

@@ -96,14 +96,15 @@ func (w *workflows) prepareMove(_ context.Context, s *fleet.Snapshot) (fleet.Out
 	if old := target(s); old != nil {
 		id := plannedID(s)
 		c.Observed[successorKey], c.Observed[predecessorKey] = string(id), string(old.ID)
+		power := fleet.PowerOff // whoever starts it makes it
 		if old.Power == fleet.PowerOn || old.Power == fleet.PowerPending {
-			c.Observed[wasOnKey] = "true"
+			c.Observed[wasOnKey], power = "true", fleet.PowerPlanned
 		}
 		if old.Serving {
 			c.Observed[servedKey] = "true"
 		}
 		c.Instances = []fleet.Instance{{
-			ID: id, InstallationID: inst.ID, Role: old.Role, ClusterID: old.ClusterID, HostID: need.HostID, Spec: old.Spec, Power: fleet.PowerPlanned,
+			ID: id, InstallationID: inst.ID, Role: old.Role, ClusterID: old.ClusterID, HostID: need.HostID, Spec: old.Spec, Power: power,
 		}}
 	}
 	return fleet.Advance(c), nil
