@@ -66,6 +66,7 @@ type Client struct {
 	Installations *Installations
 	Groups        *Groups
 	Rollouts      *Rollouts
+	Hosts         *Hosts
 	Clusters      *Clusters
 	Packages      *Packages
 	Operations    *Operations
@@ -104,6 +105,7 @@ func New(baseURL string, options Options) (*Client, error) {
 	c.Installations = &Installations{c}
 	c.Groups = &Groups{c}
 	c.Rollouts = &Rollouts{c}
+	c.Hosts = &Hosts{c}
 	c.Clusters = &Clusters{c}
 	c.Packages = &Packages{c}
 	c.Operations = &Operations{c}

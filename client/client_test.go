@@ -83,6 +83,15 @@ func TestRoutes(t *testing.T) {
 			return err
 		}, "GET /api/v1/clusters?limit=2", ""},
 		"ClusterDelete": {func(ctx context.Context, c *Client) error { _, err := c.Clusters.Delete(ctx, "local"); return err }, "DELETE /api/v1/clusters/local", ""},
+		"HostList":      {func(ctx context.Context, c *Client) error { _, err := c.Hosts.List(ctx, "local"); return err }, "GET /api/v1/clusters/local/hosts", ""},
+		"HostGet":       {func(ctx context.Context, c *Client) error { _, err := c.Hosts.Get(ctx, "local", "h 1"); return err }, "GET /api/v1/clusters/local/hosts/h%201", ""},
+		"HostCordon":    {func(ctx context.Context, c *Client) error { _, err := c.Hosts.Cordon(ctx, "local", "h1"); return err }, "POST /api/v1/clusters/local/hosts/h1/cordon", ""},
+		"HostUncordon":  {func(ctx context.Context, c *Client) error { _, err := c.Hosts.Uncordon(ctx, "local", "h1"); return err }, "POST /api/v1/clusters/local/hosts/h1/uncordon", ""},
+		"HostDrain": {func(ctx context.Context, c *Client) error {
+			_, err := c.Hosts.Drain(ctx, "local", "h1", DrainHost{AtOnce: 3})
+			return err
+		}, "POST /api/v1/clusters/local/hosts/h1/drain", `{"at_once":3}`},
+		"HostRemove": {func(ctx context.Context, c *Client) error { return c.Hosts.Remove(ctx, "local", "h1") }, "DELETE /api/v1/clusters/local/hosts/h1", ""},
 		"PackageCreate": {func(ctx context.Context, c *Client) error {
 			_, err := c.Packages.Create(ctx, NewPackage{Name: "web", Version: "1.0", Content: strings.NewReader("bytes")})
 			return err

@@ -46,11 +46,7 @@ func (s *Groups) Delete(ctx context.Context, id string, options ...RequestOption
 	if err != nil {
 		return err
 	}
-	r, err := change(http.MethodDelete, path, nil, options)
-	if err != nil {
-		return err
-	}
-	return s.c.do(ctx, r, nil)
+	return s.c.remove(ctx, path, options)
 }
 
 // Revisions returns one page of a group's revisions, oldest first.

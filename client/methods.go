@@ -34,6 +34,15 @@ func mutate[T any](ctx context.Context, c *Client, method string, body any, opti
 	return out, err
 }
 
+// remove asks to remove something, which is answered without a document.
+func (c *Client) remove(ctx context.Context, path string, options []RequestOption) error {
+	r, err := change(http.MethodDelete, path, nil, options)
+	if err != nil {
+		return err
+	}
+	return c.do(ctx, r, nil)
+}
+
 // all goes through the pages that list returns, beginning at cursor.
 func all[T any](cursor string, list func(cursor string) (Page[T], error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {

@@ -85,9 +85,5 @@ func (s *Packages) Delete(ctx context.Context, id string, options ...RequestOpti
 	if err != nil {
 		return err
 	}
-	r, err := change(http.MethodDelete, path, nil, options)
-	if err != nil {
-		return err
-	}
-	return s.c.do(ctx, r, nil)
+	return s.c.remove(ctx, path, options)
 }

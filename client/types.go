@@ -224,17 +224,6 @@ type Check struct {
 	Mend   string `json:"mend,omitempty"`
 }
 
-// Host is a machine of a cluster.
-type Host struct {
-	ID            string `json:"id"`
-	Name          string `json:"name"`
-	State         string `json:"state"`
-	MemoryMiB     int64  `json:"memory_mib"`
-	MemoryHeldMiB int64  `json:"memory_held_mib"`
-	DiskMiB       int64  `json:"disk_mib"`
-	DiskHeldMiB   int64  `json:"disk_held_mib"`
-}
-
 // CreateCluster is the body of POST /api/v1/clusters.
 type CreateCluster struct {
 	Name     string            `json:"name"`

@@ -182,11 +182,11 @@ func TestCompletion(t *testing.T) {
 	}
 	f := newFake(t, map[string]http.HandlerFunc{
 		"GET /installations": answer(200, client.Page[client.Installation]{Items: []client.Installation{{Name: "acme"}, {Name: "b\x1bad"}}}),
-		"GET /clusters":      answer(200, client.Page[client.Cluster]{Items: []client.Cluster{{Name: "local"}}}),
+		"GET /clusters":      answer(200, client.Page[client.Cluster]{Items: []client.Cluster{{Name: "local", Hosts: []client.Host{{Name: "sim-1"}}}}}),
 		"GET /packages":      answer(200, client.Page[client.Package]{Items: []client.Package{{Name: "web", Version: "1.0"}}}),
 		"GET /groups":        answer(200, client.Page[client.Group]{Items: []client.Group{{Name: "free"}}}),
 	})
-	for line, want := range map[string]string{"group get ": "free", "rollout status ": "free", "installation wake ": "acme", "cluster get ": "local", "package get ": "web@1.0"} {
+	for line, want := range map[string]string{"group get ": "free", "rollout status ": "free", "installation wake ": "acme", "cluster get ": "local", "host drain ": "sim-1", "package get ": "web@1.0"} {
 		r := newRun(f.URL)
 		require.Equal(t, exitDone, r.app.main(t.Context(), append([]string{cobra.ShellCompRequestCmd}, strings.Split(line, " ")...)))
 		require.Contains(t, r.out.String(), want+"\n")

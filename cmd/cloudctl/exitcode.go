@@ -206,8 +206,11 @@ func (a *app) explainOperation(e *operationError, wasStopped bool, stoppedCode i
 		code = exitCapacity
 	}
 	kind := "operation-" + op.State
-	if op.ResourceType == "cluster" {
+	switch op.ResourceType {
+	case "cluster":
 		return own(kind, e.Error(), "see what is missing: "+a.command("cluster get "+op.ResourceName), code)
+	case "host":
+		return own(kind, e.Error(), "see what is left there: "+a.command("host get "+op.ResourceName), code)
 	}
 	name := op.ResourceName
 	if op.State == "cancelled" {
@@ -224,6 +227,9 @@ func (a *app) explainProblem(e *client.Error) failure {
 	resource := "installation"
 	if parts := strings.Split(e.Path, "/"); len(parts) > 3 && parts[3] != "" {
 		resource = strings.TrimSuffix(parts[3], "s")
+		if len(parts) > 5 && parts[5] == "hosts" {
+			resource = "host"
+		}
 	}
 	switch e.Kind {
 	case client.KindInvalid:

@@ -45,7 +45,8 @@ Results go to standard output; progress, notes and errors to standard error.
 	root.PersistentFlags().StringVar(&a.server, "server", a.defaultServer(), "`URL` of the server, also in DORMOUSE_SERVER")
 	root.PersistentFlags().VarP(&a.output, "output", "o", "how results are written: `table|json|yaml`")
 	completeWith(root, "output", "table", "json", "yaml")
-	root.AddCommand(a.clusterCommand(), a.packageCommand(), a.installationCommand(), a.groupCommand(), a.rolloutCommand(), a.operationCommand(),
+	root.AddCommand(a.clusterCommand(), a.packageCommand(), a.installationCommand(), a.groupCommand(), a.rolloutCommand(),
+		a.hostCommand(), a.operationCommand(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version of cloudctl", Args: cobra.NoArgs,
 			RunE: a.run(func(context.Context, []string) error {

@@ -23,9 +23,12 @@ const (
 	finalRead = 15 * time.Second
 )
 
-func (w *waiting) flags(cmd *cobra.Command) {
+func (w *waiting) flags(cmd *cobra.Command) { w.flagsWithin(cmd, standardTimeout) }
+
+// flagsWithin is flags for what may take longer.
+func (w *waiting) flagsWithin(cmd *cobra.Command, timeout time.Duration) {
 	cmd.Flags().BoolVar(&w.wait, "wait", false, "wait for the end and show the steps as they pass")
-	cmd.Flags().DurationVar(&w.timeout, "timeout", standardTimeout, "how long --wait waits, a `DURATION` such as 90s or 1h; the work goes on after it")
+	cmd.Flags().DurationVar(&w.timeout, "timeout", timeout, "how long --wait waits, a `DURATION` such as 90s or 1h; the work goes on after it")
 }
 
 // follow waits for the operation if asked to, showing its steps. It returns

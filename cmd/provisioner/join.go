@@ -68,6 +68,14 @@ func (s acceptingStore) DeleteCluster(ctx context.Context, idOrName string, key 
 	return c, err
 }
 
+func (s acceptingStore) ControlHost(ctx context.Context, in fleet.HostControl) (fleet.HostView, error) {
+	v, err := s.Store.ControlHost(ctx, in)
+	if err == nil {
+		s.accepted()
+	}
+	return v, err
+}
+
 // planner lets the API fill in and plan rollouts as their workflow does.
 type planner struct{}
 

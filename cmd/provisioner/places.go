@@ -41,6 +41,7 @@ type places struct {
 type simulator interface {
 	installation.Provider
 	installation.Volumes
+	installation.VolumeMover
 	installation.Cloner
 	cluster.Provider
 	Console(ctx context.Context, ref fleet.InstanceRef, o fleet.ConsoleOptions) (io.ReadCloser, error)

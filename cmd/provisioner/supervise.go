@@ -32,7 +32,7 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 	}
 	workflows := installation.Workflows(installation.Options{Places: s.places.installation(), Secrets: s.box, HealthDeadline: s.c.healthDeadline})
 	workflows = append(workflows, cluster.Workflows(s.places.cluster())...)
-	workflows = append(workflows, s.rolloutWorkflow(ctx))
+	workflows = append(workflows, s.rolloutWorkflow(ctx), cluster.Drain(cluster.DrainOptions{Store: s.stores.singletons}))
 	var hosts []fleet.HostID
 	if s.c.has(roleHost) {
 		hosts = append(hosts, s.dir.host)

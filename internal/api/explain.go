@@ -26,7 +26,7 @@ func Explain(v InstallationView, now time.Time) client.Explanation {
 	}
 	switch op := v.Operation; {
 	case op != nil && !op.State.Finished():
-		x := work{op: op, host: hostOf(&v, op), now: now}
+		x := work{op: op, host: executorName(&v, op), now: now}
 		x.explain(&e)
 	default:
 		explainResting(&e, v, now)
@@ -38,8 +38,8 @@ func Explain(v InstallationView, now time.Time) client.Explanation {
 	return e
 }
 
-// hostOf names the host that must run the operation's step, as far as it is known.
-func hostOf(v *InstallationView, op *fleet.Operation) string {
+// executorName names the host that must run the operation's step, as far as it is known.
+func executorName(v *InstallationView, op *fleet.Operation) string {
 	if v.HostName != "" && v.Instance != nil && string(v.Instance.HostID) == op.Executor {
 		return v.HostName
 	}
@@ -86,7 +86,11 @@ func explainFailed(e *client.Explanation, v InstallationView, now time.Time) {
 	e.Next = "nothing, until there is a request"
 	e.Summary = fmt.Sprintf("%s is %s%s%s%s", v.Name, v.State, lasting(v.UpdatedAt, now), because(v.StateReason), colon(v.StateDetail))
 	e.Advice = adviceOn(v.StateReason, v.Name)
-	if op := v.Operation; v.State.Failed() && op != nil && op.State == fleet.OperationFailed {
+	op := v.Operation
+	if op != nil && op.Kind == fleet.OperationMove && op.Error != v.StateDetail {
+		op = nil // the state is from before, and a move that failed has left it
+	}
+	if v.State.Failed() && op != nil && op.State == fleet.OperationFailed {
 		e.Step, e.StepNumber, e.StepsTotal = op.Step, op.StepNumber, op.StepsTotal
 		e.Attempts, e.LastError = op.Attempt, op.Error
 		if op.Step != "" {

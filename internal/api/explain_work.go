@@ -171,8 +171,11 @@ func (x *work) next() string {
 	if op.StepNumber < op.StepsTotal {
 		return fmt.Sprintf("%s; step %d of %d follows", next, op.StepNumber+1, op.StepsTotal)
 	}
-	if op.Kind == fleet.OperationVerify {
+	switch op.Kind {
+	case fleet.OperationVerify:
 		return next + "; it is the last step, and the installation sleeps on"
+	case fleet.OperationMove:
+		return next + "; it is the last step, and the state stays as it is"
 	}
 	done, _ := op.Kind.EndStates()
 	return fmt.Sprintf("%s; it is the last step, and the state becomes %s", next, done)

@@ -31,11 +31,14 @@ type fakeStore struct {
 	read func()
 	// meddle is what somebody else does to a group just before it is changed.
 	meddle func(*fakeGroup)
-	// created, changed, begun and controlled are the last requests.
+	// lying are the installations on the one host that there is.
+	lying []fleet.DrainMember
+	// created, changed, begun, controlled and hosted are the last requests.
 	created    fleet.NewInstallation
 	changed    fleet.Change
 	begun      fleet.NewRollout
 	controlled fleet.RolloutControl
+	hosted     fleet.HostControl
 }
 
 type usedKey struct {

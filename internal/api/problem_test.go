@@ -58,6 +58,9 @@ func TestEveryKindOfErrorBecomesAProblem(t *testing.T) {
 				{"POST", "/api/v1/rollouts/" + fleet.NewID() + "/pause", ""},
 				{"GET", "/api/v1/clusters", ""}, {"POST", "/api/v1/clusters", `{"name":"local","provider":"kvm"}`},
 				{"GET", "/api/v1/clusters/local", ""}, {"DELETE", "/api/v1/clusters/local", ""},
+				{"GET", "/api/v1/clusters/local/hosts", ""}, {"GET", "/api/v1/clusters/local/hosts/here", ""},
+				{"DELETE", "/api/v1/clusters/local/hosts/here", ""}, {"POST", "/api/v1/clusters/local/hosts/here/cordon", ""},
+				{"POST", "/api/v1/clusters/local/hosts/here/uncordon", ""}, {"POST", "/api/v1/clusters/local/hosts/here/drain", ""},
 				{"GET", "/api/v1/packages", ""}, {"GET", "/api/v1/packages/p", ""}, {"DELETE", "/api/v1/packages/p@1", ""},
 				{"GET", "/api/v1/operations", ""}, {"GET", "/api/v1/operations/" + fleet.NewID(), ""},
 			} {

@@ -50,6 +50,12 @@ type Store interface {
 	Cluster(ctx context.Context, idOrName string) (ClusterView, error)
 	ListClusters(ctx context.Context, page Page) ([]ClusterView, error)
 
+	// ListHosts returns a cluster's hosts, with what lies there where they are drained.
+	ListHosts(ctx context.Context, cluster string) ([]HostView, error)
+	Host(ctx context.Context, cluster, host string) (HostView, error)
+	// ControlHost carries a verb out. One that is removed is returned as it was.
+	ControlHost(ctx context.Context, in HostControl) (HostView, error)
+
 	// CreatePackage records a package. One with the same name, version and
 	// digest is returned as it is; another digest is KindConflict.
 	CreatePackage(ctx context.Context, p fleet.Package) (fleet.Package, error)
@@ -83,6 +89,8 @@ type (
 	Accepted          = fleet.Accepted
 	InstallationView  = fleet.InstallationView
 	ClusterView       = fleet.ClusterView
+	HostView          = fleet.HostView
+	HostControl       = fleet.HostControl
 	Page              = fleet.Page
 	InstallationQuery = fleet.InstallationQuery
 	OperationQuery    = fleet.OperationQuery

@@ -118,10 +118,7 @@ func wireCluster(v *ClusterView) client.Cluster {
 		out.Checks[i] = client.Check{Name: c.Name, OK: c.OK, Detail: c.Detail, Mend: c.Mend}
 	}
 	for i, h := range v.Hosts {
-		out.Hosts[i] = client.Host{
-			ID: string(h.ID), Name: h.Name, State: string(h.State),
-			MemoryMiB: h.MemoryMiB, MemoryHeldMiB: h.MemoryHeldMiB, DiskMiB: h.DiskMiB, DiskHeldMiB: h.DiskHeldMiB,
-		}
+		out.Hosts[i] = wireHost(&h)
 	}
 	if v.Operation != nil {
 		op := wireOperation(v.Operation)

@@ -102,12 +102,15 @@ type CheckItem struct {
 // HostState is where a host is in its life.
 type HostState string
 
-// The states of a host.
+// The states of a host. Only one that is up takes what does not lie on it yet.
 const (
-	HostUp       HostState = "up"
+	HostUp HostState = "up"
+	// HostCordoned: what lies there stays; nothing is added.
 	HostCordoned HostState = "cordoned"
+	// HostDraining: cordoned, and what lies there is moved away.
 	HostDraining HostState = "draining"
-	HostDown     HostState = "down"
+	// HostDown: the cluster's check finds it no more, and something lies there.
+	HostDown HostState = "down"
 )
 
 // Host is a machine of a cluster. A provider whose machines are not ours to
@@ -126,6 +129,10 @@ type Host struct {
 	// AddressPool is the network in CIDR form from which addresses are leased to
 	// instances; empty where the provider chooses addresses itself.
 	AddressPool string `json:"address_pool"`
+	// DrainOperationID is the last operation that drained it, and DrainAtOnce how
+	// many installations that moves at a time.
+	DrainOperationID OperationID `json:"drain_operation_id,omitempty"`
+	DrainAtOnce      int         `json:"drain_at_once,omitempty"`
 }
 
 // FreeMemoryMiB is the memory that nobody has been promised.

@@ -55,6 +55,8 @@ func diagram(tb table) string {
 			fmt.Fprintf(&b, "    %s --> %s\n", node(tr.From), box(tr.By))
 		case tr.By == "":
 			fmt.Fprintf(&b, "    %s --> %s : observed\n", node(tr.From), node(tr.To))
+		case tr.By == OperationMove:
+			fmt.Fprintf(&b, "    %s --> %s : moved, and not back\n", node(tr.From), node(tr.To))
 		case tr.To == tr.By.InProgressState():
 			// drawn in the box
 		case has(tr.By.RequestedState(), tr.To, tr.By) && has(tr.By.InProgressState(), tr.To, tr.By):

@@ -58,12 +58,17 @@ type Installation struct {
 	// Hibernated tells that it is meant to sleep, also while an update of it runs.
 	Hibernated bool `json:"hibernated"`
 	// HeldHostID is the host on which capacity is held for it, and how much.
-	HeldHostID    HostID    `json:"held_host_id,omitempty"`
-	HeldMemoryMiB int64     `json:"held_memory_mib"`
-	HeldDiskMiB   int64     `json:"held_disk_mib"`
-	CreatedAt     time.Time `json:"created_at"`
-	UpdatedAt     time.Time `json:"updated_at"`
-	DeletedAt     time.Time `json:"deleted_at,omitzero"`
+	HeldHostID    HostID `json:"held_host_id,omitempty"`
+	HeldMemoryMiB int64  `json:"held_memory_mib"`
+	HeldDiskMiB   int64  `json:"held_disk_mib"`
+	// ReservedHostID is the other host on which a move holds capacity for it: where
+	// it goes, and once it is there, where it comes back to if it must.
+	ReservedHostID    HostID    `json:"reserved_host_id,omitempty"`
+	ReservedMemoryMiB int64     `json:"reserved_memory_mib,omitempty"`
+	ReservedDiskMiB   int64     `json:"reserved_disk_mib,omitempty"`
+	CreatedAt         time.Time `json:"created_at"`
+	UpdatedAt         time.Time `json:"updated_at"`
+	DeletedAt         time.Time `json:"deleted_at,omitzero"`
 	// Version rises with every write; If-Match compares it.
 	Version int64 `json:"version"`
 }

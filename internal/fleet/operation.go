@@ -20,6 +20,11 @@ const (
 	OperationVerify OperationKind = "verify"
 	// OperationRollout carries a rollout out, as long as that lasts.
 	OperationRollout OperationKind = "rollout"
+	// OperationMove takes an installation to another host, and leaves its state
+	// alone: what served serves again there, what slept sleeps on.
+	OperationMove OperationKind = "move"
+	// OperationDrain moves everything away from a host, as long as that lasts.
+	OperationDrain OperationKind = "drain"
 )
 
 // ResourceType is what an operation or event is about.
@@ -32,6 +37,7 @@ const (
 	ResourcePackage      ResourceType = "package"
 	ResourceGroup        ResourceType = "group"
 	ResourceRollout      ResourceType = "rollout"
+	ResourceHost         ResourceType = "host"
 )
 
 // OperationState is where an operation is in its life. A resource has at most
@@ -165,6 +171,8 @@ const (
 	WaitRollout Reason = "waiting-for-rollout"
 	// WaitSteady: healthy, and watched for a while before it counts as done.
 	WaitSteady Reason = "waiting-for-steady-health"
+	// WaitMoves: a drain waits for installations that are being moved, or worked on otherwise.
+	WaitMoves Reason = "waiting-for-moves"
 )
 
 // Unreadable begins what is said of a row of which a part can't be read.
@@ -195,6 +203,10 @@ const (
 	ReasonVolumeTooSmall Reason = "volume-cannot-shrink"
 	// ReasonUnverifiable: a sleeper's release can't be tried on a clone.
 	ReasonUnverifiable Reason = "unverifiable"
+	// ReasonDataCannotMove: the provider can't take a volume to another host.
+	ReasonDataCannotMove Reason = "data-cannot-move"
+	// ReasonUncordoned: the host that was drained takes installations again.
+	ReasonUncordoned Reason = "uncordoned"
 	// ReasonSuperseded: a newer rollout of the same group took over.
 	ReasonSuperseded Reason = "superseded"
 )

@@ -100,6 +100,11 @@ type Changes struct {
 	Hold *Hold
 	// Address asks for an address lease on that host where the installation has none.
 	Address HostID
+	// Reserve asks for capacity and an address on another host besides what is held,
+	// for a move; an empty HostID gives them back. It is denied as a Hold is.
+	Reserve *Hold
+	// Swap makes what is reserved what is held, and the other way round.
+	Swap bool
 	// ReleaseAddress gives the installation's lease back.
 	ReleaseAddress bool
 	// End is the state in which the installation ends when the operation
@@ -114,8 +119,14 @@ type Changes struct {
 	// Pin moves the installation to that revision of its group, without work on
 	// it: what a sleeper's next wake starts, or what a failed update goes back to.
 	Pin *RevisionNumber
-	// Rollout is what a rollout's step decided.
+	// Rollout is what a rollout's step decided, and Drain what a drain's did.
 	Rollout *RolloutChange
+	Drain   *DrainChange
+}
+
+// Begins tells whether operations begin with these changes.
+func (c Changes) Begins() bool {
+	return c.Rollout != nil && len(c.Rollout.Begin) > 0 || c.Drain != nil && len(c.Drain.Begin) > 0
 }
 
 // Target is what a revision of its group makes of an installation.
@@ -204,6 +215,15 @@ func (s *Snapshot) Apply(c Changes) {
 		s.Installation = &changed
 		if c.Hold != nil {
 			changed.HeldHostID, changed.HeldMemoryMiB, changed.HeldDiskMiB = c.Hold.HostID, c.Hold.MemoryMiB, c.Hold.DiskMiB
+		}
+		if c.Reserve != nil {
+			changed.ReservedHostID, changed.ReservedMemoryMiB, changed.ReservedDiskMiB = c.Reserve.HostID, c.Reserve.MemoryMiB, c.Reserve.DiskMiB
+		}
+		if c.Swap {
+			changed.HeldHostID, changed.ReservedHostID = changed.ReservedHostID, changed.HeldHostID
+			changed.HeldMemoryMiB, changed.ReservedMemoryMiB = changed.ReservedMemoryMiB, changed.HeldMemoryMiB
+			changed.HeldDiskMiB, changed.ReservedDiskMiB = changed.ReservedDiskMiB, changed.HeldDiskMiB
+			s.Lease = nil // the store says which one it has there
 		}
 		if c.Verified != nil {
 			s.Installation.VerifiedPackageID = *c.Verified

@@ -89,6 +89,18 @@ var observed = []Transition{
 	{From: StateStable, To: StateCrashLooping},
 }
 
+// movable are the resting states in which an installation may be moved to
+// another host. A move ends in the state that it began in.
+var movable = []State{StateStable, StateHibernating, StateCreationFailed, StateUpdateFailed, StateRestartFailed, StateHibernationFailed,
+	StateWakeUpFailed, StateExited, StateCrashLooping}
+
+// stranded: what served, was moved, did not come up there and did not come
+// back either. An update brings it up from wherever it is.
+var stranded = Transition{From: StateStable, To: StateUpdateFailed, By: OperationMove}
+
+// Movable returns the states in which an installation may be moved to another host.
+func Movable() []State { return slices.Clone(movable) }
+
 // retried says which operation a retry repeats in each state that accepts one.
 var retried = map[State]OperationKind{
 	StateCreationFailed:    OperationCreate,
@@ -128,7 +140,7 @@ func Transitions() []Transition {
 			all = append(all, Transition{From: l.inProgress, To: StateExited, By: l.kind})
 		}
 	}
-	return append(all, observed...)
+	return append(append(all, observed...), stranded)
 }
 
 // States returns every state of an installation, in the order of a life.
@@ -192,6 +204,25 @@ func (k OperationKind) EndStates() (done, failed string) {
 	}
 	return string(k.DoneState()), string(k.FailedState())
 }
+
+// GivenUp is the state in which the operation's resource ends where it fails at
+// that step and what it had begun could not be undone; empty leaves it as it is.
+func (k OperationKind) GivenUp(from, step string) string {
+	if k == OperationMove && from == string(stranded.From) && !untouched(step) {
+		return string(stranded.To)
+	}
+	_, failed := k.EndStates()
+	return failed
+}
+
+// GivesWay tells whether a request takes the operation's place: a verification's
+// at any time, and a move's as long as it has touched nothing.
+func (o *Operation) GivesWay() bool {
+	return o.Kind == OperationVerify || o.Kind == OperationMove && untouched(o.Step)
+}
+
+// untouched tells whether a move that stands at that step has touched nothing yet.
+func untouched(step string) bool { return step == "" || step == StepPrepareMove }
 
 func (k OperationKind) life() life {
 	for _, l := range lives {

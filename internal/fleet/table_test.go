@@ -92,6 +92,7 @@ func (t table) checkActor(tr Transition, add func(string, ...any)) {
 	case tr.By == "" && (tr.Request || tr.From != StateStable):
 		add("%s → %s happens by itself, but only a program in service ends by itself", tr.From, tr.To)
 	case tr.By == "":
+	case tr.By == OperationMove && !tr.Request && slices.Contains(Movable(), tr.From) && tr.To.Failed():
 	case tr.Request && tr.To != tr.By.RequestedState():
 		add("a request of %s leads to %s", tr.By, tr.To)
 	case tr.Request && tr.From.Transient() && tr.By != OperationDelete:
@@ -179,6 +180,9 @@ func TestTransitionTableCheckerFinds(t *testing.T) {
 		"AnotherWorker": {func(tb *table) {
 			tb.transitions = append(tb.transitions, Transition{From: StateUpdateInProgress, To: StateStable, By: OperationWake})
 		}, "a worker of wake changes update-in-progress, which is not its own"},
+		"MovedInTheMidst": {func(tb *table) {
+			tb.transitions = append(tb.transitions, Transition{From: StateUpdateInProgress, To: StateUpdateFailed, By: OperationMove})
+		}, "a worker of move changes update-in-progress, which is not its own"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -238,5 +242,71 @@ func TestClusterTransitions(t *testing.T) {
 		require.True(t, reach(s)[ClusterDeleted], "nothing leads from %s to deleted", s)
 		onItsWay := s == ClusterDeletionRequested || s == ClusterDeletionInProgress || s == ClusterDeleted
 		require.Equal(t, !onItsWay, slices.Contains(next[s], ClusterDeletionRequested), "a delete in %s", s)
+	}
+}
+
+// A move leaves the state alone, but for what served and could not come back.
+func TestMovesLeaveTheState(t *testing.T) {
+	t.Parallel()
+	done, failed := OperationMove.EndStates()
+	require.Equal(t, [2]string{}, [2]string{done, failed})
+	for _, s := range States() {
+		resting := !s.Transient() && s != StateDeleted && s != StateDeletionFailed
+		require.Equal(t, resting, slices.Contains(Movable(), s), s)
+		if to := OperationMove.GivenUp(string(s), "change-host"); resting && to != "" {
+			require.True(t, CanMove(s, State(to)), "%s → %s", s, to)
+			require.Contains(t, Accepts(State(to)), OperationUpdate, "what brings it up from anywhere")
+		}
+	}
+	require.Equal(t, "update-failed", OperationMove.GivenUp("stable", "return-host"))
+	require.Equal(t, "wake-up-failed", OperationWake.GivenUp("wake-up-in-progress", ""))
+	for step, gives := range map[string]bool{"": true, StepPrepareMove: true, "stop-instance": false} {
+		require.Equal(t, gives, OperationMove.GivenUp("stable", step) == "", "nothing was touched at %q", step)
+		require.Equal(t, gives, (&Operation{Kind: OperationMove, Step: step}).GivesWay(), step)
+		require.True(t, (&Operation{Kind: OperationVerify, Step: step}).GivesWay())
+		require.False(t, (&Operation{Kind: OperationUpdate, Step: step}).GivesWay())
+	}
+}
+
+// From every state of a host there is a way to up and to its removal.
+func TestHostVerbs(t *testing.T) {
+	t.Parallel()
+	verbs := constants[HostVerb](t, "HostVerb")
+	for _, s := range constants[HostState](t, "HostState") {
+		if s == HostDown {
+			continue // the cluster's check finds it again, or it is removed
+		}
+		up, ok := s.Accepts(HostUncordon)
+		require.True(t, ok && up == HostUp, s)
+		drained, ok := s.Accepts(HostDrain)
+		require.True(t, ok && drained == HostDraining, s)
+		for _, v := range verbs {
+			to, ok := s.Accepts(v)
+			require.Equal(t, v != HostRemove || s == HostCordoned, ok, "%s in %s", v, s)
+			if again, ok := to.Accepts(v); to != "" {
+				require.True(t, ok && again == to, "%s twice", v)
+			}
+		}
+	}
+	_, ok := HostDown.Accepts(HostRemove)
+	require.True(t, ok)
+	for _, v := range []HostVerb{HostCordon, HostUncordon, HostDrain, "reboot"} {
+		_, ok := HostDown.Accepts(v)
+		require.False(t, ok, v)
+	}
+}
+
+func TestDrainProgress(t *testing.T) {
+	t.Parallel()
+	for want, members := range map[DrainProgress][]DrainMember{
+		DrainMoving: {{State: StateStable, Busy: OperationMove}, {State: StateHibernating, Busy: OperationMove, Failures: 3, Reason: ReasonNotHealthy}},
+		DrainWaiting: {{State: StateStable}, {State: StateUpdateInProgress, Busy: OperationUpdate}, {State: StateDeletionRequested}, {State: StateHibernating, Busy: OperationVerify},
+			{State: StateStable, Failures: 1, Reason: ReasonCapacity}},
+		DrainFailed: {{State: StateUpdateFailed, Failures: 1, Reason: ReasonNotHealthy}, {State: StateDeletionFailed}},
+		DrainStays:  {{State: StateHibernating, Failures: 1, Reason: ReasonDataCannotMove}},
+	} {
+		for _, m := range members {
+			require.Equal(t, want, m.Progress(), "%+v", m)
+		}
 	}
 }

@@ -13,8 +13,17 @@ import (
 func (w *world) invariants() {
 	w.t.Helper()
 	w.none("held capacity on a host is the sum over its installations", `SELECT h.id || ': ' || h.memory_held_mib || ', ' || h.disk_held_mib FROM host h,
-		LATERAL (SELECT coalesce(sum(i.held_memory_mib), 0) AS memory, coalesce(sum(i.held_disk_mib), 0) AS disk FROM installation i WHERE i.held_host_id = h.id) held
+		LATERAL (SELECT coalesce(sum(x.memory), 0) AS memory, coalesce(sum(x.disk), 0) AS disk FROM (
+			SELECT held_memory_mib AS memory, held_disk_mib AS disk FROM installation WHERE held_host_id = h.id
+			UNION ALL SELECT reserved_memory_mib, reserved_disk_mib FROM installation WHERE reserved_host_id = h.id) x) held
 		WHERE h.memory_held_mib <> held.memory OR h.disk_held_mib <> held.disk`)
+	w.none("only a move that could not come back leaves something reserved", `SELECT name || ' ' || state FROM installation
+		WHERE reserved_host_id <> '' AND state NOT LIKE '%-failed'`)
+	w.none("whoever has an address holds on its host", `SELECT l.address FROM address_lease l LEFT JOIN installation i ON i.id = l.installation_id
+		WHERE l.installation_id IS NOT NULL AND l.host_id NOT IN (coalesce(i.held_host_id, ''), coalesce(i.reserved_host_id, ''))`)
+	w.none("what sleeps or serves lies on the host that it is held on", `SELECT i.name || ' ' || i.held_host_id FROM installation i
+		WHERE i.state IN ('stable', 'hibernating') AND (EXISTS (SELECT FROM volume v WHERE v.installation_id = i.id AND v.deleted_at IS NULL AND v.host_id <> i.held_host_id)
+			OR EXISTS (SELECT FROM instance x WHERE x.installation_id = i.id AND x.deleted_at IS NULL AND x.host_id <> i.held_host_id))`)
 	w.none("no more is held than there is", `SELECT id FROM host WHERE memory_held_mib > memory_mib OR disk_held_mib > disk_mib`)
 	w.none("at most one instance serves", `SELECT installation_id FROM instance WHERE serving AND deleted_at IS NULL GROUP BY installation_id, role HAVING count(*) > 1`)
 	w.none("a deleted instance neither serves nor is on", `SELECT id FROM instance WHERE deleted_at IS NOT NULL AND (serving OR power <> 'off')`)

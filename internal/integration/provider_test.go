@@ -145,6 +145,13 @@ func (p *provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 	return st, err
 }
 
+func (p *provider) MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (fleet.VolumeStatus, error) {
+	told := p.gate.pass()
+	st, err := p.Provider.MoveVolume(context.WithoutCancel(ctx), ref, to)
+	told(err)
+	return st, err
+}
+
 func (p *provider) DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error {
 	told := p.gate.pass()
 	err := p.Provider.DeleteVolume(context.WithoutCancel(ctx), ref)

@@ -34,6 +34,7 @@ type kase struct {
 	scenario
 	subject string // its name
 	id      string // its ID
+	began   string // the state that a move began in
 }
 
 // newCase runs what comes before the operation.
@@ -284,6 +285,55 @@ func scenarios() []scenario {
 			before: cloned, begin: asking(fleet.OperationUpdate, env("A", "2")), check: func(c *kase) { c.pins(1) }},
 		{name: "wake-cloned", kind: fleet.OperationWake, end: "stable",
 			before: cloned, begin: asking(fleet.OperationWake, nil), check: func(c *kase) { serves("A", "", 128)(c); c.pins(1) }},
+		{name: "move", kind: fleet.OperationMove, comesBack: true, end: "stable",
+			before: after(created("web")), begin: moving(true), check: func(c *kase) { c.moved(true); serves("A", "", 128)(c); c.hasVolume(100) }},
+		{name: "move-plain", kind: fleet.OperationMove, comesBack: true, end: "stable",
+			before: after(created("plain")), begin: moving(true), check: func(c *kase) { c.moved(true); serves("A", "", 128)(c) }},
+		{name: "move-asleep", kind: fleet.OperationMove, end: "hibernating",
+			before: after(created("web"), asleep), begin: moving(true), check: func(c *kase) {
+				c.moved(true)
+				c.none("something was started there", `SELECT id FROM instance WHERE installation_id = $1 AND deleted_at IS NULL AND power <> 'off'`, c.id)
+				c.do(asked(fleet.OperationUpdate, env("A", "2"), "hibernating"), asked(fleet.OperationWake, nil, "stable"))
+				serves("A", "2", 128)(c)
+				c.moved(true)
+				c.hasVolume(100)
+			}},
+		{name: "move-plain-asleep", kind: fleet.OperationMove, end: "hibernating",
+			before: after(created("plain"), asleep), begin: moving(true), check: func(c *kase) {
+				c.moved(true)
+				c.do(asked(fleet.OperationWake, nil, "stable"))
+				c.moved(true)
+			}},
+		// What can't be healthy there serves again where it was.
+		{name: "move-sick", kind: fleet.OperationMove, comesBack: true, end: "stable",
+			before: after(created("web")), begin: movingSick, check: func(c *kase) { c.moved(false); c.backInService(); c.hasVolume(100) }},
+		// Both are there after a rollback that failed: the one that was to serve is on its new host.
+		{name: "move-two", kind: fleet.OperationMove, end: "update-failed",
+			before: after(created("web"), failing("await-healthy delete-successor", asked(fleet.OperationUpdate, env("A", "2"), "update-failed"))),
+			begin:  moving(true), check: func(c *kase) {
+				c.moved(true)
+				c.do(doing{begin: func(c *kase) fleet.OperationID { return c.ask("", nil) }, end: "stable"})
+				serves("A", "2", 128)(c)
+			}},
+		{name: "move-exited", kind: fleet.OperationMove, end: "exited",
+			before: after(doing{begin: creating(map[string]string{"JOB": "1"}), end: "exited"}), begin: moving(true), check: func(c *kase) {
+				c.moved(true)
+				c.cured.Store(true)
+				c.do(doing{begin: func(c *kase) fleet.OperationID { return c.ask("", nil) }, end: "stable"})
+				c.moved(true)
+			}},
+		// It is drained no more when its turn comes.
+		{name: "move-uncordoned", kind: fleet.OperationMove, end: "stable",
+			before: after(created("web")), begin: moving(false), check: func(c *kase) { c.moved(false); serves("A", "", 128)(c) }},
+		// A delete, a wake or an update finds what a move left that could neither go on nor come back.
+		{name: "update-stranded", kind: fleet.OperationUpdate, end: "stable",
+			before: stranded("web", "return-host"), begin: asking(fleet.OperationUpdate, env("A", "2")), check: func(c *kase) { serves("A", "2", 128)(c); c.hasVolume(100) }},
+		{name: "update-stranded-late", kind: fleet.OperationUpdate, end: "stable",
+			before: stranded("web", "start-predecessor"), begin: asking(fleet.OperationUpdate, env("A", "2")), check: func(c *kase) { serves("A", "2", 128)(c); c.hasVolume(100) }},
+		{name: "update-stranded-plain", kind: fleet.OperationUpdate, end: "stable",
+			before: stranded("plain", "delete-successor"), begin: asking(fleet.OperationUpdate, env("A", "2")), check: serves("A", "2", 128)},
+		{name: "hibernate-stranded", kind: fleet.OperationHibernate, end: "hibernating",
+			before: stranded("web", "release-host"), begin: asking(fleet.OperationHibernate, nil), check: func(c *kase) { c.hasVolume(100) }},
 		{name: "create-cluster", kind: fleet.OperationCreateCluster, end: "stable", begin: createCluster},
 		{name: "delete-cluster", kind: fleet.OperationDeleteCluster, end: "deleted",
 			before: after(doing{begin: createCluster, end: "stable"}), begin: deleteCluster},

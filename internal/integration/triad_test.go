@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -249,13 +250,18 @@ func failedThenDeleted(w *world, s scenario) {
 		e.stop()
 		require.Equal(w.t, fleet.OperationFailed, op.State)
 		_, failed := s.kind.EndStates()
-		if s.kind == fleet.OperationVerify {
+		switch s.kind {
+		case fleet.OperationVerify:
 			failed = "hibernating" // its users notice nothing
+		case fleet.OperationMove:
+			if failed = c.began; onTheWayBack(at) {
+				failed = cmp.Or(s.kind.GivenUp(c.began, at), c.began)
+			}
 		}
-		require.Equal(w.t, failed, c.state())
+		require.Equal(w.t, failed, c.state(), "at %s", at)
 		require.Contains(w.t, op.Error, "injected", "at %s", at)
 		w.invariants()
-		if s.comesBack && !strings.HasSuffix(at, "cessor") {
+		if s.comesBack && !onTheWayBack(at) {
 			c.backInService() // the way back was free
 		}
 
@@ -264,6 +270,11 @@ func failedThenDeleted(w *world, s scenario) {
 		second.stop()
 		c.gone()
 	}
+}
+
+// onTheWayBack tells the steps that undo what others have done.
+func onTheWayBack(step string) bool {
+	return strings.HasSuffix(step, "cessor") || strings.HasPrefix(step, "return-") || step == "release-host"
 }
 
 func transientErrors(w *world, s scenario) {

@@ -70,7 +70,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := bareWorld(t)
 	w.booting = true
-	w.createCluster(clusterName, map[string]string{"boot_time": "2ms", "stop_time": "1ms", "memory_mib": "100000", "disk_mib": "100000"})
+	w.createCluster(clusterName, map[string]string{"hosts": "3", "boot_time": "2ms", "stop_time": "1ms", "memory_mib": "100000", "disk_mib": "100000"})
 	for _, p := range []fleet.Package{
 		{Name: "web", Version: "1", Digest: "d1", Kernel: fleet.KernelLinux, Manifest: fleet.Manifest{Program: "/web", Persist: []string{"/data"},
 			Ports: []fleet.Port{{Number: 80, Protocol: fleet.ProtocolHTTP}}}},
@@ -159,17 +159,25 @@ func newCluster(name string, settings map[string]string) fleet.NewCluster {
 }
 
 // allWorkflows are those of a provisioner.
-func allWorkflows(w *world, p *provider) []*engine.Workflow {
+func allWorkflows(w *world, p *provider, still bool) []*engine.Workflow {
 	o := installation.Options{Secrets: opener{}}
 	if w != nil {
-		o.Places = map[fleet.ProviderKind]installation.Place{fleet.ProviderSim: {Provider: p, Images: w.images}}
+		place := installation.Place{Provider: p, Images: w.images}
+		if still {
+			place.Provider = struct {
+				installation.Provider
+				installation.Volumes
+			}{p, p}
+		}
+		o.Places = map[fleet.ProviderKind]installation.Place{fleet.ProviderSim: place}
 		o.HealthDeadline = w.health
 	}
 	all := append(installation.Workflows(o), cluster.Workflows(map[fleet.ProviderKind]cluster.Provider{fleet.ProviderSim: p})...)
 	if w == nil {
-		return append(all, steps.Workflow(steps.Options{}))
+		return append(all, steps.Workflow(steps.Options{}), cluster.Drain(cluster.DrainOptions{}))
 	}
-	return append(all, steps.Workflow(steps.Options{Store: w.store, Log: logrus.StandardLogger(), Health: w.healths, Query: steps.Query}))
+	return append(all, steps.Workflow(steps.Options{Store: w.store, Log: logrus.StandardLogger(), Health: w.healths, Query: steps.Query}),
+		cluster.Drain(cluster.DrainOptions{Store: w.store, FirstBackoff: 20 * time.Millisecond, MaxBackoff: 100 * time.Millisecond}))
 }
 
 // healths is what a cluster's provider says of its installations.
@@ -196,7 +204,9 @@ type setup struct {
 	// store stands before the real one.
 	store func(engine.Store) engine.Store
 	// gate stops calls of the provider.
-	gate  *gate
+	gate *gate
+	// still: volumes can't be moved.
+	still bool
 	lease time.Duration
 	slots int
 }
@@ -219,7 +229,7 @@ func (w *world) start(s setup) *worker {
 	log := logrus.New()
 	log.SetOutput(w.t.Output())
 	log.SetLevel(logrus.WarnLevel)
-	flows := allWorkflows(w, &provider{Provider: w.sim, w: w, gate: s.gate})
+	flows := allWorkflows(w, &provider{Provider: w.sim, w: w, gate: s.gate}, s.still)
 	if s.wrap != nil {
 		for _, f := range flows {
 			f.Steps, f.Rollback = slices.Clone(f.Steps), slices.Clone(f.Rollback) // workflows share some

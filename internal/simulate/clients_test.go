@@ -29,6 +29,7 @@ var traffic = []struct {
 	send   func(*client, string)
 }{
 	{38, (*client).patch}, {8, (*client).upgrade}, {14, (*client).sleepOrWake}, {8, (*client).restart}, {4, (*client).remove}, {6, (*client).retry}, {6, (*client).repeat},
+	{2, (*client).host},
 }
 
 // client is one sender of requests; what it draws is its own.

@@ -228,8 +228,11 @@ func (w *world) strays() (found []string) {
 func (w *world) capacityIsSumOfHolds() {
 	const name = "CapacityIsSumOfHolds"
 	w.none(name, "a host holds what its installations do not", `SELECT h.name || ': ' || h.memory_held_mib || ', ' || h.disk_held_mib || ' but ' || held.memory || ', ' || held.disk FROM host h,
-		LATERAL (SELECT coalesce(sum(i.held_memory_mib), 0) AS memory, coalesce(sum(i.held_disk_mib), 0) AS disk FROM installation i WHERE i.held_host_id = h.id) held
+		LATERAL (SELECT coalesce(sum(x.memory), 0) AS memory, coalesce(sum(x.disk), 0) AS disk FROM (
+			SELECT held_memory_mib AS memory, held_disk_mib AS disk FROM installation WHERE held_host_id = h.id
+			UNION ALL SELECT reserved_memory_mib, reserved_disk_mib FROM installation WHERE reserved_host_id = h.id) x) held
 		WHERE h.memory_held_mib <> held.memory OR h.disk_held_mib <> held.disk`)
+	w.none(name, "something is reserved though no move is under way", `SELECT name || ' ' || state FROM installation WHERE reserved_host_id <> ''`)
 	w.none(name, "more is held than there is", `SELECT name FROM host WHERE memory_held_mib > memory_mib OR disk_held_mib > disk_mib`)
 	held := map[string]int64{}
 	for _, text := range w.s.strings(`SELECT id || ' ' || memory_held_mib FROM host`) {

@@ -79,6 +79,7 @@ type provider interface {
 	Delete(ctx context.Context, ref fleet.InstanceRef) error
 	List(ctx context.Context, cluster fleet.ClusterID, after string) (page []fleet.InstanceStatus, next string, err error)
 	EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fleet.VolumeStatus, error)
+	MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (fleet.VolumeStatus, error)
 	DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error
 	ListVolumes(ctx context.Context, cluster fleet.ClusterID) ([]fleet.VolumeStatus, error)
 	Check(ctx context.Context, c fleet.Cluster) (fleet.CheckReport, error)
@@ -130,6 +131,14 @@ func (g gatedProvider) List(ctx context.Context, cluster fleet.ClusterID, after 
 func (g gatedProvider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (st fleet.VolumeStatus, err error) {
 	err = g.call(ctx, sim.CallEnsureVolume, string(spec.ID), func(ctx context.Context, p provider) (err error) {
 		st, err = p.EnsureVolume(ctx, spec)
+		return err
+	})
+	return st, err
+}
+
+func (g gatedProvider) MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (st fleet.VolumeStatus, err error) {
+	err = g.call(ctx, sim.CallMoveVolume, string(ref.ID), func(ctx context.Context, p provider) (err error) {
+		st, err = p.MoveVolume(ctx, ref, to)
 		return err
 	})
 	return st, err

@@ -37,6 +37,10 @@ const restlessSQL = `SELECT id FROM installation WHERE state LIKE '%-failed' OR 
 // asked for again; false where that does not come.
 func (s *simulation) settleDown() bool {
 	deadline := time.Now().Add(settleWithin)
+	if !s.goOn(lookEvery) {
+		return false
+	}
+	s.takeBack()
 	for rounds := 0; ; rounds++ {
 		for {
 			if !s.goOn(lookEvery) {

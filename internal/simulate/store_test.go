@@ -10,6 +10,7 @@ import (
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/store"
+	"dormouse/internal/supervisor/cluster"
 	"dormouse/internal/supervisor/engine"
 	"dormouse/internal/supervisor/installation"
 )
@@ -19,6 +20,8 @@ type backend interface {
 	engine.Store
 	installation.SweepStore
 	installation.Requests
+	cluster.DrainStore
+	ControlHost(ctx context.Context, in fleet.HostControl) (fleet.HostView, error)
 	CreateInstallation(ctx context.Context, in fleet.NewInstallation) (fleet.Accepted, error)
 	CreateCluster(ctx context.Context, in fleet.NewCluster) (fleet.ClusterView, error)
 	CreatePackage(ctx context.Context, p fleet.Package) (fleet.Package, error)

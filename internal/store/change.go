@@ -216,6 +216,8 @@ type changePlan struct {
 	join fleet.OperationID
 	// preempts: what is open is cancelled.
 	preempts bool
+	// behindMove: what is open is a move, which nobody has asked for.
+	behindMove bool
 }
 
 // planChange decides by the transition table. open holds the active operation
@@ -235,8 +237,8 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 		}
 	}
 	plan := changePlan{kind: kind, state: fleet.OperationActive, preempts: kind == fleet.OperationDelete}
-	if len(open) == 1 && open[0].Kind == fleet.OperationVerify {
-		// Nobody waits for a clone of what they have asked for.
+	if len(open) == 1 && open[0].GivesWay() {
+		// Nobody waits for a clone of what they have asked for, or for a host that has room.
 		open, plan.preempts = nil, true
 	}
 	if len(open) == 0 {
@@ -246,18 +248,22 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 		return plan, nil
 	}
 	tail := open[len(open)-1]
+	after := tail.Kind.DoneState()
+	if tail.Kind == fleet.OperationMove {
+		after = inst.State // which a move leaves as it is
+	}
 	switch {
 	case tail.Kind == kind && (kind != fleet.OperationUpdate || tail.State == fleet.OperationQueued):
 		plan.join, plan.preempts = tail.ID, false
 		return plan, nil
 	case kind == fleet.OperationDelete:
 		return plan, nil
-	case tail.Kind == fleet.OperationDelete, !slices.Contains(fleet.Accepts(tail.Kind.DoneState()), kind):
+	case tail.Kind == fleet.OperationDelete, !slices.Contains(fleet.Accepts(after), kind):
 		return refuse(inst.State)
 	case len(open) > maxQueued:
 		return changePlan{}, fleet.Errorf(fleet.KindNotAccepted, "installation %s has %d requests waiting: wait for them", inst.Name, len(open)-1)
 	}
-	plan.state = fleet.OperationQueued
+	plan.state, plan.behindMove = fleet.OperationQueued, open[0].Kind == fleet.OperationMove
 	return plan, nil
 }
 
@@ -298,5 +304,11 @@ func (t *Tx) writeChange(ctx context.Context, in fleet.Change, before, after fle
 	if fleet.KindOf(err) == fleet.KindNotFound {
 		return errMovedOn
 	}
+	if err == nil && plan.behindMove {
+		_, err = t.exec(ctx, "hurrying a move that is waited for", hurryMoveSQL, before.ID)
+	}
 	return err
 }
+
+// hurryMoveSQL has a move that a request waits behind wait behind no bulk work.
+const hurryMoveSQL = `UPDATE operation SET class = 0 WHERE resource_id = $1 AND kind = 'move' AND state = 'active'`

@@ -18,14 +18,15 @@ const snapshotColumns = `to_jsonb(c) AS operation, to_jsonb(i) AS installation, 
 	(SELECT jsonb_agg(to_jsonb(x) ORDER BY x.created_at, x.id) FROM instance x
 		WHERE x.installation_id = i.id AND x.deleted_at IS NULL) AS instances,
 	(SELECT to_jsonb(v) FROM volume v WHERE v.installation_id = i.id AND v.role = 'application' AND v.deleted_at IS NULL) AS volume,
-	(SELECT to_jsonb(l) FROM address_lease l WHERE l.installation_id = i.id) AS lease,
+	(SELECT to_jsonb(l) FROM address_lease l WHERE l.installation_id = i.id AND l.host_id = coalesce(nullif(i.held_host_id, ''), l.host_id) LIMIT 1) AS lease,
 	(SELECT jsonb_build_object('package', to_jsonb(tp), 'config', gr.config) FROM group_revision gr JOIN package tp ON tp.id = gr.config ->> 'package_id'
 		WHERE c.kind = 'verify' AND gr.group_id = i.group_id AND gr.number = CASE WHEN c.rollout ->> 'to' ~ '^[0-9]{1,18}$' THEN (c.rollout ->> 'to')::bigint END) AS target,
 	to_jsonb(cl) AS cluster,
 	(SELECT jsonb_agg(to_jsonb(h)) FROM (
-		(SELECT * FROM host WHERE id = i.held_host_id)
+		(SELECT * FROM host WHERE id IN (i.held_host_id, i.reserved_host_id))
 		UNION ALL
-		(SELECT * FROM host WHERE cluster_id = cl.id AND state = 'up' AND coalesce(i.held_host_id, '') = ''
+		(SELECT * FROM host WHERE cluster_id = cl.id AND state = 'up' AND (c.kind = 'move' OR coalesce(i.held_host_id, '') = '')
+			AND id NOT IN (coalesce(i.held_host_id, ''), coalesce(i.reserved_host_id, ''))
 			ORDER BY memory_mib - memory_held_mib DESC LIMIT 8)) h) AS hosts,
 	dormouse_now() AS now`
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -113,7 +114,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 	FROM jsonb_to_recordset($3::jsonb) AS j (operation_id text, id text, installation_id text, role text, cluster_id text, host_id text,
 		provider_ref text, size_mib int, attached_instance_id text, gone boolean)
 	JOIN moved m ON m.id = j.operation_id
-	ON CONFLICT (id) DO UPDATE SET provider_ref = excluded.provider_ref, size_mib = excluded.size_mib,
+	ON CONFLICT (id) DO UPDATE SET host_id = excluded.host_id, provider_ref = excluded.provider_ref, size_mib = excluded.size_mib,
 		attached_instance_id = excluded.attached_instance_id, deleted_at = excluded.deleted_at
 ), freed AS (
 	UPDATE address_lease l SET installation_id = NULL, released_at = dormouse_now()
@@ -129,7 +130,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 	FROM moved m WHERE m.state = 'active' AND m.attempt > 0 AND m.error <> ''
 	UNION ALL
 	SELECT m.resource_type || '.state', m.resource_type, m.resource_id, m.owner, n.id,
-		jsonb_build_object('from', m.to_state, 'to', n.request_state)
+		jsonb_build_object('from', coalesce(nullif(m.to_state, ''), m.from_state), 'to', n.request_state)
 	FROM followed n JOIN moved m ON m.resource_id = n.resource_id WHERE n.state = 'active'
 )
 SELECT m.id AS operation_id, coalesce(n.id, '') AS next
@@ -139,7 +140,7 @@ FROM moved m LEFT JOIN followed n ON n.resource_id = m.resource_id AND n.state =
 // be locked before the operation's.
 func touches(r fleet.Result) bool {
 	c := r.Changes
-	return r.To != "" || r.State != fleet.OperationActive || c.Verified != nil || c.Running != nil || c.Hold != nil || c.Pin != nil
+	return r.To != "" || r.State != fleet.OperationActive || c.Verified != nil || c.Running != nil || c.Hold != nil || c.Pin != nil || reserves(c)
 }
 
 const lockInstallationsSQL = `SELECT id FROM installation WHERE id = ANY ($1) ORDER BY id FOR UPDATE`
@@ -197,10 +198,15 @@ func (t *Tx) commit(ctx context.Context, results []fleet.Result) ([]fleet.Commit
 			return nil, err
 		}
 	}
+	reserved, err := t.reserve(ctx, results)
+	if err != nil {
+		return nil, err
+	}
 	granted, err := t.grant(ctx, results)
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(granted, reserved)
 	rows, instances, volumes := make([]commitRow, 0, len(results)), []instanceRow{}, []volumeRow{}
 	for i := range results {
 		r := &results[i]
@@ -239,6 +245,8 @@ func (t *Tx) commit(ctx context.Context, results []fleet.Result) ([]fleet.Commit
 			err = t.pin(ctx, r.InstallationID, *r.Changes.Pin)
 		case r.Changes.Rollout != nil:
 			err = t.writeRollout(ctx, r.Changes.Rollout)
+		case r.Changes.Drain != nil:
+			err = t.writeDrain(ctx, r.Changes.Drain)
 		}
 		if err != nil {
 			return nil, err
@@ -302,7 +310,7 @@ const (
 SELECT h.id, $1, h.name, h.state, h.memory_mib, h.disk_mib, h.address_pool
 FROM jsonb_to_recordset($2::jsonb) AS h (id text, name text, state text, memory_mib bigint, disk_mib bigint, address_pool text)
 ON CONFLICT (id) DO UPDATE SET cluster_id = excluded.cluster_id, name = excluded.name, memory_mib = excluded.memory_mib,
-	disk_mib = excluded.disk_mib, address_pool = excluded.address_pool`
+	disk_mib = excluded.disk_mib, address_pool = excluded.address_pool, state = CASE host.state WHEN 'down' THEN excluded.state ELSE host.state END`
 
 	// Hosts go with their cluster: a cluster that is made anew may find them again.
 	forgetLeasesSQL = `DELETE FROM address_lease WHERE host_id IN (SELECT id FROM host WHERE cluster_id = $1)`
@@ -347,6 +355,9 @@ func (t *Tx) writeHosts(ctx context.Context, r fleet.Result) error {
 	}
 	if _, err := t.exec(ctx, "storing the hosts", hostsSQL, r.ClusterID, hosts); err != nil {
 		return fmt.Errorf("cluster %s: %w", r.ClusterID, err)
+	}
+	if err := t.missing(ctx, r.ClusterID, hosts); err != nil {
+		return err
 	}
 	_, err = t.exec(ctx, "storing the addresses", leasesSQL, r.ClusterID)
 	return err

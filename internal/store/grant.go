@@ -9,7 +9,8 @@ import (
 // grantSQL decides about capacity and addresses for a batch. It locks the
 // operations first, so that the results which follow in the same transaction
 // can't turn out stale; then the hosts, in order. What asks for more than is
-// free, counted in the order of the batch, is denied; giving back is not. An
+// free, counted in the order of the batch, is denied, and so is a host that is
+// not up to who does not lie on it; giving back is not. An
 // address on another host than the one asked for is exchanged.
 const grantSQL = `WITH want AS MATERIALIZED (
 	SELECT * FROM jsonb_to_recordset($1::jsonb) AS w (ord int, operation_id text, epoch bigint, revision bigint, installation_id text, host_id text,
@@ -18,7 +19,7 @@ const grantSQL = `WITH want AS MATERIALIZED (
 	SELECT o.id FROM operation o JOIN want w ON w.operation_id = o.id
 	WHERE o.epoch = w.epoch AND o.revision >= w.revision AND coalesce(o.state) = 'active' ORDER BY o.id FOR UPDATE OF o
 ), hosts AS MATERIALIZED (
-	SELECT h.id, h.memory_mib - h.memory_held_mib AS free_memory, h.disk_mib - h.disk_held_mib AS free_disk FROM host h
+	SELECT h.id, h.state, h.memory_mib - h.memory_held_mib AS free_memory, h.disk_mib - h.disk_held_mib AS free_disk FROM host h
 	WHERE (SELECT count(*) FROM live) > 0 AND h.id IN (
 		SELECT host_id FROM want WHERE hold
 		UNION SELECT i.held_host_id FROM installation i JOIN want w ON w.installation_id = i.id WHERE w.hold)
@@ -33,7 +34,8 @@ const grantSQL = `WITH want AS MATERIALIZED (
 	SELECT d.*, sum(greatest(memory, 0)) OVER p AS sum_memory, sum(greatest(disk, 0)) OVER p AS sum_disk
 	FROM delta d WINDOW p AS (PARTITION BY host_id ORDER BY ord)
 ), fits AS (
-	SELECT r.*, coalesce((r.memory <= 0 OR r.sum_memory <= h.free_memory) AND (r.disk <= 0 OR r.sum_disk <= h.free_disk), r.host_id = '') AS fits
+	SELECT r.*, coalesce((r.memory <= 0 OR r.sum_memory <= h.free_memory) AND (r.disk <= 0 OR r.sum_disk <= h.free_disk)
+		AND (h.state = 'up' OR r.held_host_id = r.host_id), r.host_id = '') AS fits
 	FROM running r LEFT JOIN hosts h ON h.id = r.host_id
 ), takers AS (
 	SELECT w.operation_id, w.installation_id, w.address_host, row_number() OVER (PARTITION BY w.address_host ORDER BY w.ord) AS n

@@ -14,7 +14,9 @@ import (
 func (w *world) requireSums() {
 	w.t.Helper()
 	require.Zero(w.t, w.count(w.t, `SELECT count(*) FROM host h WHERE ARRAY[memory_held_mib, disk_held_mib] <> (
-		SELECT ARRAY[coalesce(sum(held_memory_mib), 0), coalesce(sum(held_disk_mib), 0)]::bigint[] FROM installation i WHERE i.held_host_id = h.id)`),
+		SELECT ARRAY[coalesce(sum(memory), 0), coalesce(sum(disk), 0)]::bigint[] FROM (
+			SELECT held_memory_mib AS memory, held_disk_mib AS disk FROM installation WHERE held_host_id = h.id
+			UNION ALL SELECT reserved_memory_mib, reserved_disk_mib FROM installation WHERE reserved_host_id = h.id) i)`),
 		"hosts and installations disagree about what is held")
 	require.Zero(w.t, w.count(w.t, "SELECT count(*) FROM host WHERE memory_held_mib > memory_mib OR disk_held_mib > disk_mib"), "promised twice")
 }

@@ -3,7 +3,7 @@
 //
 // A provider's own test calls Run with a Harness. The suite knows nothing of
 // the provider but the six methods of Provider and the powers that it finds by
-// assertion (Volumes, Consoles, Cloner); what a provider lacks is not checked, and the
+// assertion (Volumes, VolumeMover, Consoles, Cloner); what a provider lacks is not checked, and the
 // suite says so in the test's log.
 //
 // Boots are dear (about three seconds under emulation), so the subtests of the

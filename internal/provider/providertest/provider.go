@@ -40,6 +40,13 @@ type Volumes interface {
 	ListVolumes(ctx context.Context, cluster fleet.ClusterID) ([]fleet.VolumeStatus, error)
 }
 
+// VolumeMover is the power to take a disk from host to host.
+type VolumeMover interface {
+	// MoveVolume takes the volume to another host of its cluster; idempotent,
+	// refused while in use.
+	MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (fleet.VolumeStatus, error)
+}
+
 // Consoles is the power to read what an instance wrote to its console.
 type Consoles interface {
 	// Console reads the console log; the caller closes the reader.

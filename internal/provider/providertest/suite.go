@@ -27,12 +27,16 @@ func Run(t *testing.T, h Harness) {
 	if _, ok := s.p.(Cloner); !ok {
 		t.Log("providertest: this provider makes no clones; nothing is checked about them")
 	}
+	if _, ok := s.p.(VolumeMover); !ok {
+		t.Log("providertest: this provider moves no volumes; nothing is checked about that")
+	}
 	t.Run("Check", s.check)
 	t.Run("Unknown", s.unknown)
 	t.Run("CancelledContext", s.cancelledContext)
 	t.Run("Volumes", s.volumeLife)
 	t.Run("Life", s.life)
 	t.Run("Clone", s.clone)
+	t.Run("Move", s.move)
 	t.Run("Concurrent", s.concurrent)
 	t.Run("NothingLeft", s.nothingLeft)
 }

@@ -165,6 +165,9 @@ func (o *call) room(rec *record) error {
 		err.Reason = fleet.ReasonInUse
 		return err
 	}
+	if v, ok := o.volumes[rec.Volume]; ok && v.Host != rec.Host {
+		return fleet.InvalidField("host_id", "powering on instance %s: it is on host %s, and volume %s is on host %s", rec.ID, rec.Host, v.ID, v.Host)
+	}
 	used := o.memory[rec.Host]
 	if rec.Power != fleet.PowerOff {
 		used -= rec.MemoryMiB // on its way to off, and counted still

@@ -22,6 +22,7 @@ const (
 	CallList         Call = "list"
 	CallCheck        Call = "check"
 	CallEnsureVolume Call = "ensure-volume"
+	CallMoveVolume   Call = "move-volume"
 	CallDeleteVolume Call = "delete-volume"
 	CallListVolumes  Call = "list-volumes"
 )
@@ -36,6 +37,8 @@ const (
 	EffectPowered Effect = "powered"
 	EffectDeleted Effect = "deleted"
 	EffectGrown   Effect = "grown"
+	// EffectMoved: it is on another host.
+	EffectMoved Effect = "moved"
 	// EffectEpoch: nothing but the highest epoch seen has changed.
 	EffectEpoch Effect = "epoch"
 )

@@ -37,7 +37,9 @@ func (c *cluster) apply(ch change) {
 		if _, exists := c.volumes[v.ID]; !exists {
 			c.made.Volumes++
 		}
-		c.disk[v.Host] += int64(v.SizeMiB) - int64(c.volumes[v.ID].SizeMiB)
+		before := c.volumes[v.ID]
+		c.disk[before.Host] -= int64(before.SizeMiB)
+		c.disk[v.Host] += int64(v.SizeMiB)
 		c.volumes[v.ID] = v
 		delete(c.graves, graveKey{id: string(v.ID), volume: true})
 	case ch.Grave != nil:

@@ -75,6 +75,60 @@ func (o *call) ensureVolume(spec fleet.VolumeSpec) (volumeRecord, error) {
 	return v, nil
 }
 
+// MoveVolume takes a volume to another host while no instance uses it that is not
+// off. Idempotent. Errors: KindFenced; KindNotFound; KindConflict with ReasonInUse where it
+// is in use; KindInvalid for a host that is not there; KindCapacity; KindUnavailable.
+func (p *Provider) MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (fleet.VolumeStatus, error) {
+	o, err := p.begin(ctx, ref.ClusterID, CallMoveVolume, string(ref.ID), ref.Epoch)
+	if err != nil {
+		return fleet.VolumeStatus{}, err
+	}
+	o.mu.Lock()
+	v, err := o.moveVolume(ref.ID, to)
+	o.mu.Unlock()
+	if err = o.end(ctx, err); err != nil {
+		return fleet.VolumeStatus{}, err
+	}
+	return v.status(), nil
+}
+
+func (o *call) moveVolume(id fleet.VolumeID, to fleet.HostID) (volumeRecord, error) {
+	if err := o.closedErr(); err != nil {
+		return volumeRecord{}, err
+	}
+	v, exists := o.volumes[id]
+	if err := o.fence(max(v.Epoch, o.graves[graveKey{string(id), true}].Epoch)); err != nil {
+		return volumeRecord{}, err
+	}
+	if !exists {
+		return volumeRecord{}, fleet.Errorf(fleet.KindNotFound, "moving volume %s: there is no such volume", id)
+	}
+	if !o.config.hosts[to] {
+		return volumeRecord{}, fleet.InvalidField("host_id", "moving volume %s: cluster %s has no host %s", id, o.id, to)
+	}
+	effect := EffectEpoch
+	switch {
+	case v.Host != to:
+		if err := o.idle(id); err != nil {
+			return volumeRecord{}, err
+		}
+		if free := o.config.DiskMiB - o.disk[to]; int64(v.SizeMiB) > free {
+			err := fleet.Errorf(fleet.KindCapacity, "moving volume %s: host %s has %d MiB of disk left, %d are needed", id, to, free, v.SizeMiB)
+			err.Reason = fleet.ReasonCapacity
+			return volumeRecord{}, err
+		}
+		v.Host, effect = to, EffectMoved
+	case o.epoch == v.Epoch:
+		return v, nil
+	}
+	v.Epoch = o.epoch
+	if err := o.put(change{Volume: &v}); err != nil {
+		return volumeRecord{}, err
+	}
+	o.effect = effect
+	return v, nil
+}
+
 // DeleteVolume removes a volume; idempotent. Errors: KindFenced; KindConflict
 // with ReasonInUse while an instance that is not off uses it; KindUnavailable.
 func (p *Provider) DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error {

@@ -1,5 +1,6 @@
-// Package cluster holds the workflows of clusters: the provider's own check
-// before a cluster takes installations, and its deletion once it has none.
+// Package cluster holds the workflows of clusters and of their hosts: the
+// provider's own check before a cluster takes installations, its deletion once it
+// has none, and the drain of a host.
 package cluster
 
 import (

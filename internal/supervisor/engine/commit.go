@@ -195,7 +195,7 @@ func (e *Engine) commitFailure(ctx context.Context, req commitRequest, err error
 	res.State, res.To, res.Done, res.Keep, res.Changes, res.DeadlineMillis = fleet.OperationActive, "", "", false, fleet.Changes{}, 0
 	res.Attempt = req.attempt + 1 // a step that was done has set it to 0
 	if w := e.workflows[res.Kind]; res.Attempt >= e.o.MaxAttempts && !(w != nil && w.Endless) {
-		_, res.To = res.Kind.EndStates()
+		res.To = res.Kind.GivenUp(res.From, res.Step)
 		res.State, res.ToReason, res.ToDetail = fleet.OperationFailed, fleet.ReasonQuarantined, err.Error()
 		repin(req.rollout, &res)
 	}

@@ -32,7 +32,7 @@ func (e *Engine) work(ctx context.Context, r *run) {
 			return
 		}
 		e.o.OnCommit([]fleet.OperationID{res.OperationID})
-		if begun := res.Changes.Rollout; c.Next != "" || begun != nil && len(begun.Begin) > 0 {
+		if c.Next != "" || res.Changes.Begins() {
 			e.Wake()
 		}
 		if c.Denied == "" && frees(&r.snap, res.Changes) {
@@ -236,7 +236,7 @@ func (e *Engine) call(ctx context.Context, step Step, s *fleet.Snapshot) (out fl
 // It calls nothing of the workflow.
 func (e *Engine) broken(w *Workflow, s *fleet.Snapshot, why string) *fleet.Result {
 	res := e.base(w, s)
-	_, res.To = w.Kind.EndStates()
+	res.To = w.Kind.GivenUp(res.From, s.Operation.Step)
 	res.State, res.ErrorKind, res.FailReason, res.Error = fleet.OperationFailed, fleet.KindInternal, fleet.ReasonPanic, why
 	res.ToReason, res.ToDetail = res.FailReason, why
 	settle(s, res)
@@ -252,7 +252,7 @@ func (e *Engine) base(w *Workflow, s *fleet.Snapshot) *fleet.Result {
 		FailReason: op.FailReason, Error: op.Error, ErrorKind: op.ErrorKind, Attempt: op.Attempt,
 	}
 	switch op.ResourceType {
-	case fleet.ResourceRollout:
+	case fleet.ResourceRollout, fleet.ResourceHost:
 	case fleet.ResourceCluster:
 		res.ClusterID = fleet.ClusterID(op.ResourceID)
 		if s.Cluster != nil {
@@ -416,6 +416,9 @@ func (e *Engine) failed(w *Workflow, s *fleet.Snapshot, p place, reason fleet.Re
 		res.Error = s.Operation.Error + "; and going back failed: " + detail
 	}
 	_, to := w.Kind.EndStates()
+	if p.back {
+		to = w.Kind.GivenUp(res.From, res.Step)
+	}
 	res.State, res.To, res.ToReason, res.ToDetail = fleet.OperationFailed, to, res.FailReason, res.Error
 	res.DeadlineMillis = 0
 	settle(s, res)

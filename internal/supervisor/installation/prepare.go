@@ -147,6 +147,8 @@ func plan(s *fleet.Snapshot, config fleet.InstanceConfig) (fleet.Changes, bool) 
 		return c, false
 	}
 	hold.HostID = host.ID
+	// An instance stays on the host that it was made on; on another there is another.
+	replace = replace || current.HostID != host.ID
 	if held := (fleet.Hold{HostID: inst.HeldHostID, MemoryMiB: inst.HeldMemoryMiB, DiskMiB: inst.HeldDiskMiB}); hold != held {
 		c.Hold = &hold
 	}

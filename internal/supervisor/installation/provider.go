@@ -30,6 +30,15 @@ type Volumes interface {
 	ListVolumes(ctx context.Context, cluster fleet.ClusterID) ([]fleet.VolumeStatus, error)
 }
 
+// VolumeMover is what a provider that can take data from host to host can do besides.
+type VolumeMover interface {
+	// MoveVolume takes a volume that no instance uses to another host of its
+	// cluster. Until it returns, the volume may be on either; DeleteVolume removes it
+	// from both. Idempotent; fenced and failing like EnsureVolume, and with
+	// KindNotFound where there is no such volume.
+	MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (fleet.VolumeStatus, error)
+}
+
 // Cloner is what a provider that can make throw-away copies can do besides.
 type Cloner interface {
 	// Clone makes a throw-away copy of a sleeping installation: an instance of

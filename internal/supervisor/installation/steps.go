@@ -208,10 +208,20 @@ func (w *workflows) serve(s *fleet.Snapshot, i fleet.Instance, st fleet.Instance
 // settle writes what the end of bringing up an instance changes on its installation.
 func settle(s *fleet.Snapshot, i fleet.Instance, c *fleet.Changes) {
 	c.Verified, c.Running = &i.Spec.PackageID, &i.Spec.PackageID
+	c.Reserve = dropReserved(s)
 	hold := fleet.Hold{HostID: i.HostID, MemoryMiB: int64(i.Spec.MemoryMiB), DiskMiB: s.Installation.HeldDiskMiB}
 	if hold.MemoryMiB != s.Installation.HeldMemoryMiB || hold.HostID != s.Installation.HeldHostID {
 		c.Hold = &hold
 	}
+}
+
+// dropReserved gives back what a move reserved that could not come back; nil
+// where there is nothing, or where a move is at work and does it itself.
+func dropReserved(s *fleet.Snapshot) *fleet.Hold {
+	if s.Installation.ReservedHostID == "" || s.Operation.Kind == fleet.OperationMove {
+		return nil
+	}
+	return &fleet.Hold{}
 }
 
 // deletePredecessor removes what the successor has replaced, one at a time.
@@ -278,7 +288,7 @@ func (w *workflows) holdMemory(_ context.Context, s *fleet.Snapshot) (fleet.Outc
 // releaseMemory ends a hibernation: the disk and the address stay held.
 func (w *workflows) releaseMemory(_ context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
 	none := fleet.PackageID("")
-	return fleet.Advance(fleet.Changes{Running: &none, Hold: &fleet.Hold{
+	return fleet.Advance(fleet.Changes{Running: &none, Reserve: dropReserved(s), Hold: &fleet.Hold{
 		HostID: s.Installation.HeldHostID, DiskMiB: s.Installation.HeldDiskMiB,
 	}}), nil
 }
@@ -312,7 +322,7 @@ func (w *workflows) deleteVolume(ctx context.Context, s *fleet.Snapshot) (fleet.
 }
 
 // release gives capacity and address back: the last step of a deletion.
-func (w *workflows) release(_ context.Context, _ *fleet.Snapshot) (fleet.Outcome, error) {
+func (w *workflows) release(_ context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
 	none := fleet.PackageID("")
-	return fleet.Advance(fleet.Changes{Running: &none, Verified: &none, Hold: &fleet.Hold{}, ReleaseAddress: true}), nil
+	return fleet.Advance(fleet.Changes{Running: &none, Verified: &none, Hold: &fleet.Hold{}, Reserve: dropReserved(s), ReleaseAddress: true}), nil
 }

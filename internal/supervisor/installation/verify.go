@@ -146,11 +146,8 @@ func (w *workflows) dropClone(ctx context.Context, s *fleet.Snapshot) (fleet.Out
 	return fleet.Advance(c), nil
 }
 
-// asleepHold is what a sleeper holds: its disk.
+// asleepHold is what a sleeper holds: its disk, if it has one, on its host.
 func asleepHold(s *fleet.Snapshot) *fleet.Hold {
-	if s.Volume == nil {
-		return &fleet.Hold{}
-	}
 	return &fleet.Hold{HostID: s.Installation.HeldHostID, DiskMiB: s.Installation.HeldDiskMiB}
 }
 

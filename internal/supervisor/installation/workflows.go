@@ -62,6 +62,7 @@ func Workflows(o Options) []*engine.Workflow {
 		{Kind: fleet.OperationHibernate, Steps: []engine.Step{w.stopStep(), w.releaseMemoryStep()}},
 		{Kind: fleet.OperationDelete, Steps: []engine.Step{w.deleteInstancesStep(), w.deleteVolumeStep(), w.releaseStep()}},
 		w.verify(),
+		w.move(),
 	}
 }
 
@@ -155,6 +156,11 @@ func (w *workflows) deleteVolumeStep() engine.Step {
 func (w *workflows) releaseStep() engine.Step {
 	return engine.Step{Name: "release", Run: w.release}
 }
+
+// volumeTimeout bounds one try to take a volume to another host.
+const volumeTimeout = 30 * time.Minute
+
+func (w *workflows) volumeDeadline(*fleet.Snapshot) time.Duration { return 24 * time.Hour }
 
 // host is the executor of the steps that touch a machine.
 func (w *workflows) host(s *fleet.Snapshot) fleet.HostID {

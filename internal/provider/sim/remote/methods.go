@@ -48,6 +48,11 @@ func (c *Client) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fleet
 	return call[fleet.VolumeStatus](ctx, c, callEnsureVolume, string(spec.ID), spec)
 }
 
+// MoveVolume implements the provider.
+func (c *Client) MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (fleet.VolumeStatus, error) {
+	return call[fleet.VolumeStatus](ctx, c, callMoveVolume, string(ref.ID), moveVolumeArgs{ref, to})
+}
+
 // DeleteVolume implements the provider.
 func (c *Client) DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error {
 	_, err := call[none](ctx, c, callDeleteVolume, string(ref.ID), ref)

@@ -106,7 +106,7 @@ func TestConformance(t *testing.T) {
 	}{
 		"TCP":                {},
 		"Unix":               {unix: true},
-		"WithTimes":          {settings: map[string]string{"latency": "p50=300us,p99=3ms", "boot_time": "5ms..30ms", "stop_time": "10ms"}},
+		"WithTimes":          {settings: map[string]string{"latency": "p50=300us,p99=3ms", "boot_time": "5ms..30ms", "stop_time": "10ms", "hosts": "2"}},
 		"SimulatorRestarted": {settings: map[string]string{"boot_time": "2ms"}, unix: true, restart: true},
 	} {
 		t.Run(name, func(t *testing.T) {

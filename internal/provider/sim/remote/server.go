@@ -81,6 +81,9 @@ func (s *Server) routes() {
 	handle(s, callCheck, s.p.Check, nil)
 	handle(s, callConfigure, func(_ context.Context, c fleet.Cluster) (none, error) { return none{}, s.p.Configure(c) }, nil)
 	handle(s, callEnsureVolume, s.p.EnsureVolume, nil)
+	handle(s, callMoveVolume, func(ctx context.Context, a moveVolumeArgs) (fleet.VolumeStatus, error) {
+		return s.p.MoveVolume(ctx, a.Ref, a.To)
+	}, nil)
 	handle(s, callDeleteVolume, func(ctx context.Context, ref fleet.VolumeRef) (none, error) {
 		return none{}, s.p.DeleteVolume(ctx, ref)
 	}, nil)

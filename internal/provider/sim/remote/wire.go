@@ -23,6 +23,7 @@ const (
 	callCheck        = "check"
 	callConfigure    = "configure"
 	callEnsureVolume = "ensure-volume"
+	callMoveVolume   = "move-volume"
 	callDeleteVolume = "delete-volume"
 	callListVolumes  = "list-volumes"
 	callSetExit      = "set-exit"
@@ -32,6 +33,11 @@ const (
 type powerArgs struct {
 	Ref    fleet.InstanceRef
 	Target fleet.Power
+}
+
+type moveVolumeArgs struct {
+	Ref fleet.VolumeRef
+	To  fleet.HostID
 }
 
 type listArgs struct {
