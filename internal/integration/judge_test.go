@@ -60,7 +60,7 @@ func fastGroup(t *testing.T, members int, cluster map[string]string) *group {
 			return out, err
 		}
 	}
-	return newGroupIn(w, setup{slots: 16, lease: time.Hour, wrap: slower}, members, 0, cluster)
+	return newGroupIn(w, setup{slots: 16, lease: time.Hour, wrap: slower}, members, 0, 4, cluster)
 }
 
 // Five releases of the exam's classes are played through Postgres, the engine

@@ -63,11 +63,14 @@ func cloned(c *kase) {
 			return fleet.Wait(patience, fleet.WaitHealthy, "injected: for ever"), nil
 		}
 	}})
-	defer e.stop()
 	rolled(fleet.OperationVerify, "A", "3")(c)
 	c.eventually(func() bool {
 		return len(c.strings(`SELECT id FROM operation WHERE resource_id = $1 AND kind = 'verify' AND wait_detail = 'injected: for ever'`, c.id)) == 1
 	}, c.last)
+	e.stop()
+	// A signal of the clone's boot may have had it claimed again, so that it was given back just now.
+	_, err := c.db.Exec(`UPDATE operation SET due_at = dormouse_now() + interval '1 hour' WHERE resource_id = $1 AND state = 'active'`, c.id)
+	require.NoError(c.t, err)
 }
 
 // pins requires the revision that the subject pins, with what it makes of it, and that no clone is left.

@@ -25,12 +25,12 @@ type group struct {
 
 func newGroup(t *testing.T, awake, asleep int, cluster map[string]string) *group {
 	t.Helper()
-	return newGroupIn(bareWorld(t), setup{slots: 16}, awake, asleep, cluster)
+	return newGroupIn(bareWorld(t), setup{slots: 16}, awake, asleep, 0, cluster)
 }
 
-// newGroupIn makes one in a world. Every fourth installation has 64 MiB by its own
-// setting, the others what the group has.
-func newGroupIn(w *world, engines setup, awake, asleep int, cluster map[string]string) *group {
+// newGroupIn makes one in a world. Every small-th installation has 64 MiB by its own
+// setting (0 is none), the others what the group has.
+func newGroupIn(w *world, engines setup, awake, asleep, small int, cluster map[string]string) *group {
 	t := w.t
 	t.Helper()
 	g := &group{world: w}
@@ -52,7 +52,7 @@ func newGroupIn(w *world, engines setup, awake, asleep int, cluster map[string]s
 	var ops []fleet.OperationID
 	for i := range awake + asleep {
 		name, memory := fmt.Sprintf("t%03d", i), 0
-		if i%4 == 0 {
+		if small > 0 && i%small == 0 {
 			memory = 64
 		}
 		a, err := g.store.CreateInstallation(g.ctx, fleet.NewInstallation{ID: fleet.InstallationID(fleet.NewID()), OperationID: newOp(), Name: name,
@@ -329,21 +329,24 @@ func TestWakeDuringAVerification(t *testing.T) {
 // while it is rolled out, that counts against it, and the sleeper gets its old release back.
 func TestRolloutCountsAWakeThatFails(t *testing.T) {
 	t.Parallel()
-	g := newGroup(t, 0, 6, nil)
+	g := newGroup(t, 1, 6, nil)
+	woken := g.sleeper[:3]
+	slept := time.Now()
 	spec := quick()
 	spec.MaxFailures, spec.AutoRollback = 1, true
-	long := time.Hour
-	spec.Rings = []fleet.RolloutRing{{Name: "first", Percent: 70, Soak: &long}, {Name: "rest"}}
-	id := g.release(fleet.GroupChange{PackageRef: &second, Env: envOf("crash;only_wake=1ms")}, spec)
+	spec.FirstWave = 4
+	long := time.Hour // that the one that is awake is watched keeps the rollout open
+	spec.Rings = []fleet.RolloutRing{{Name: "first", Installations: append([]string{g.awake[0]}, woken...), Soak: &long}, {Name: "rest"}}
+	id := g.release(fleet.GroupChange{PackageRef: &second, Env: envOf("crash;only_wake=2s")}, spec)
 	g.eventually(func() bool {
 		v, err := g.store.Rollout(g.ctx, id)
-		return err == nil && counts(v)[fleet.MemberVerified] >= 3
-	}, func() string { return "the first ring is verified" })
-	verified := g.strings(`SELECT i.name FROM rollout_member m JOIN installation i ON i.id = m.installation_id WHERE m.state = 'asleep-verified' ORDER BY 1`)
-	for _, name := range verified[:3] {
+		return err == nil && counts(v)[fleet.MemberVerified] == 3 && counts(v)[fleet.MemberDone] == 1
+	}, func() string { return "the first ring is done" })
+	time.Sleep(time.Until(slept.Add(2100 * time.Millisecond)))
+	for _, name := range woken {
 		require.Equal(t, fleet.OperationFailed, g.ask(name, fleet.OperationWake).State)
 	}
-	g.later(time.Minute) // it is seen to be down
+	g.later(time.Minute)
 	g.eventually(func() bool {
 		return len(g.strings(`SELECT installation_id FROM rollout_member WHERE bad_since IS NOT NULL`)) == 3
 	}, func() string { return "those that are down are seen to be" })
@@ -351,7 +354,7 @@ func TestRolloutCountsAWakeThatFails(t *testing.T) {
 	v := g.ended(id, fleet.RolloutRolledBack)
 	require.Equal(t, fleet.ReasonFailureLimit, v.Reason)
 	runs := g.runs()
-	require.Equal(t, 6, runs["1 stable"]+runs["1 hibernating"], "everybody is on the old release, and nobody is down: %v", runs)
+	require.Equal(t, 7, runs["1 stable"]+runs["1 hibernating"], "everybody is on the old release, and nobody is down: %v", runs)
 	g.invariants()
 }
 
