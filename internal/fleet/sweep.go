@@ -44,6 +44,8 @@ type Route struct {
 	// Address is host:port of the serving instance's first HTTP port, or else of
 	// its first port; empty while nothing serves.
 	Address string
+	// Moving: nothing serves because it is being moved to another host.
+	Moving bool
 }
 
 // FirstEndpoint returns where the gateway's URL leads: the first HTTP port, or

@@ -28,6 +28,8 @@ type Route struct {
 	// Address is host:port of the serving instance's first HTTP port; empty
 	// where there is none.
 	Address string
+	// Moving: there is none because it is being moved to another host.
+	Moving bool
 }
 
 // Routes finds installations by name.

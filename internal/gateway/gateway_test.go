@@ -227,6 +227,16 @@ func TestStates(t *testing.T) {
 	}
 }
 
+// What is stable serves nothing for a moment while it is moved: its users come again soon.
+func TestMoving(t *testing.T) {
+	t.Parallel()
+	gateway := newGateway(t, Options{Routes: newRoutes(Route{Name: "acme", State: fleet.StateStable, Moving: true})})
+	response, body := get(t, gateway, "acme.localhost")
+	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+	require.Contains(t, body, "is being moved to another machine")
+	require.Equal(t, "2", response.Header.Get("Retry-After"))
+}
+
 func TestRefusalsSpeakTheClientsLanguage(t *testing.T) {
 	t.Parallel()
 	gateway := newGateway(t, Options{Routes: newRoutes(Route{Name: "acme", State: fleet.StateHibernating})})

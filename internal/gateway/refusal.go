@@ -82,7 +82,10 @@ func unavailable(route Route) *refusal {
 	if route.Address != "" && (doing.serves || !described) {
 		return nil
 	}
-	if !described {
+	switch {
+	case route.Moving:
+		doing = activity{"is being moved to another machine", shortly, false}
+	case !described:
 		doing = activity{"has no web address", later, false}
 	}
 	return &refusal{status: http.StatusServiceUnavailable, title: "This workspace " + doing.words, retryAfter: doing.retryAfter}

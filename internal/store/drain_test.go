@@ -179,6 +179,17 @@ func TestMoveHoldsOnBothHosts(t *testing.T) {
 	require.Equal(t, fleet.ClassBulk, s.Operation.Class)
 	require.Equal(t, fleet.StateStable, s.Installation.State, "which a move leaves")
 	require.Len(t, s.Hosts, 2, "its own, and where it may go")
+	for _, stopped := range []bool{false, true} {
+		if stopped {
+			off := s.Instances[0]
+			off.Power, off.Serving, off.Endpoints = fleet.PowerOff, false, nil
+			w.commit(step(s, fleet.Changes{Instances: []fleet.Instance{off}}))
+		}
+		route, err := w.Route(t.Context(), "web")
+		require.NoError(t, err)
+		require.Equal(t, stopped, route.Moving, "its users are told why nothing serves")
+		require.Equal(t, stopped, route.Address == "")
+	}
 	there := s.Hosts[1]
 
 	for range 2 { // done twice it is done once

@@ -66,7 +66,8 @@ func (s *Store) NextEpoch(ctx context.Context) (fleet.Epoch, error) {
 	return e, err
 }
 
-const routeSQL = `SELECT i.id, i.name, i.state, x.endpoints
+const routeSQL = `SELECT i.id, i.name, i.state, x.endpoints,
+	x.id IS NULL AND i.state = 'stable' AND EXISTS (SELECT FROM operation o WHERE o.resource_id = i.id AND o.state = 'active' AND o.kind = 'move') AS moving
 FROM installation i
 LEFT JOIN instance x ON x.installation_id = i.id AND x.role = 'application' AND x.serving AND x.deleted_at IS NULL
 WHERE i.name = $1 AND i.deleted_at IS NULL`
@@ -79,6 +80,7 @@ func (s *Store) Route(ctx context.Context, name string) (fleet.Route, error) {
 		Name      string               `db:"name"`
 		State     fleet.State          `db:"state"`
 		Endpoints jsonText             `db:"endpoints"`
+		Moving    bool                 `db:"moving"`
 	}
 	err := s.read(func(tx *Tx) error { return tx.get(ctx, "finding a route", &row, routeSQL, name) })
 	if fleet.KindOf(err) == fleet.KindNotFound {
@@ -92,5 +94,5 @@ func (s *Store) Route(ctx context.Context, name string) (fleet.Route, error) {
 		return fleet.Route{}, err
 	}
 	first, _ := fleet.FirstEndpoint(endpoints)
-	return fleet.Route{InstallationID: row.ID, Name: row.Name, State: row.State, Address: first.Address}, nil
+	return fleet.Route{InstallationID: row.ID, Name: row.Name, State: row.State, Address: first.Address, Moving: row.Moving}, nil
 }

@@ -54,17 +54,66 @@ func Drain(o DrainOptions) *engine.Workflow {
 }
 
 // drains remembers who lay on the hosts that this process drains: nothing is
-// added there, so that one look at the whole cluster is enough.
+// added there, so that it is enough to look again at those that matter next.
 type drains struct {
 	DrainOptions
 	mu    sync.Mutex
 	found map[fleet.HostID]found
 }
 
-// found are the installations that a drain has to move.
+// found are the installations that a drain has to move, as they were last seen.
 type found struct {
 	operation fleet.OperationID
-	all       []fleet.InstallationID
+	members   []fleet.DrainMember
+	// at is when all of them were looked at.
+	at time.Time
+}
+
+const (
+	// nearby is how many are looked at again besides those that are moving.
+	nearby = 100
+	// refreshAfter is how often all are looked at again at the most, and
+	// refreshEach how much later for each of them: a hundred times what reading one costs.
+	refreshAfter = 5 * time.Second
+	refreshEach  = 10 * time.Millisecond
+)
+
+// next are those to look at again: who is moving, and whose turn may be near.
+func (f found) next() []fleet.InstallationID {
+	ids, left := []fleet.InstallationID{}, nearby
+	for _, m := range f.members {
+		moving := m.Progress() == fleet.DrainMoving
+		if !moving && left == 0 {
+			continue
+		}
+		if !moving {
+			left--
+		}
+		ids = append(ids, m.InstallationID)
+	}
+	return ids
+}
+
+// merge replaces those that were asked for by what a look found of them.
+func (f found) merge(asked []fleet.InstallationID, fresh []fleet.DrainMember) []fleet.DrainMember {
+	again, now := make(map[fleet.InstallationID]bool, len(asked)), make(map[fleet.InstallationID]fleet.DrainMember, len(fresh))
+	for _, id := range asked {
+		again[id] = true
+	}
+	for _, m := range fresh {
+		now[m.InstallationID] = m
+	}
+	merged := make([]fleet.DrainMember, 0, len(f.members))
+	for _, m := range f.members {
+		if again[m.InstallationID] {
+			var here bool
+			if m, here = now[m.InstallationID]; !here {
+				continue
+			}
+		}
+		merged = append(merged, m)
+	}
+	return merged
 }
 
 // look returns who lies on a host. That nobody does is believed only after a look at the whole cluster.
@@ -72,21 +121,25 @@ func (d *drains) look(ctx context.Context, host fleet.HostID, operation fleet.Op
 	d.mu.Lock()
 	f := d.found[host]
 	d.mu.Unlock()
+	var look fleet.DrainLook
+	var err error
 	if f.operation == operation {
-		look, err := d.Store.LookAtDrain(ctx, host, f.all)
-		if err != nil || len(look.Members) > 0 {
+		asked := f.next()
+		if look, err = d.Store.LookAtDrain(ctx, host, asked); err != nil {
 			return look, err
 		}
+		look.Members = f.merge(asked, look.Members)
 	}
-	look, err := d.Store.LookAtDrain(ctx, host, nil)
-	f = found{operation, make([]fleet.InstallationID, len(look.Members))}
-	for i, m := range look.Members {
-		f.all[i] = m.InstallationID
+	if n := time.Duration(len(look.Members)); n == 0 || look.Now.Sub(f.at) > refreshAfter+n*refreshEach {
+		if look, err = d.Store.LookAtDrain(ctx, host, nil); err != nil {
+			return look, err
+		}
+		f.at = look.Now
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.found[host] = f
-	return look, err
+	d.found[host] = found{operation, look.Members, f.at}
+	return look, nil
 }
 
 // advance is one look and one decision.

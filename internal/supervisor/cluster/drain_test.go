@@ -2,12 +2,15 @@ package cluster
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/supervisor/engine"
 )
 
 var now = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -44,32 +47,60 @@ func (f fixed) LookAtDrain(context.Context, fleet.HostID, []fleet.InstallationID
 	return f.look, f.err
 }
 
-// shrinking shows one member less with each look, and remembers what was asked.
-type shrinking struct {
+// crowd is a store with many members; it remembers what was asked.
+type crowd struct {
 	look  fleet.DrainLook
 	asked [][]fleet.InstallationID
 }
 
-func (s *shrinking) LookAtDrain(_ context.Context, _ fleet.HostID, known []fleet.InstallationID) (fleet.DrainLook, error) {
-	s.asked = append(s.asked, known)
-	now := s.look
-	if len(s.look.Members) > 0 {
-		s.look.Members = s.look.Members[1:]
-	}
-	return now, nil
+func (c *crowd) LookAtDrain(_ context.Context, _ fleet.HostID, known []fleet.InstallationID) (fleet.DrainLook, error) {
+	c.asked = append(c.asked, known)
+	look := c.look
+	look.Members = slices.DeleteFunc(slices.Clone(c.look.Members), func(m fleet.DrainMember) bool {
+		return known != nil && !slices.Contains(known, m.InstallationID)
+	})
+	return look, nil
 }
 
-// One look at all is enough at first, and another one at the end.
-func TestDrainLooksAtTheWholeClusterTwice(t *testing.T) {
+func (c *crowd) step(t *testing.T, w *engine.Workflow) fleet.Outcome {
+	t.Helper()
+	out, err := w.Steps[0].Run(t.Context(), &fleet.Snapshot{Operation: fleet.Operation{ID: "op", ResourceID: "h1"}})
+	require.NoError(t, err)
+	return out
+}
+
+// All are looked at in the beginning, from time to time, and before nobody is
+// said to be left; in between, those that move and those that are near.
+func TestDrainLooksAtThoseThatMatter(t *testing.T) {
 	t.Parallel()
-	s := &shrinking{look: lookAt(2, member("a", nil), member("b", nil))}
-	w := Drain(DrainOptions{Store: s})
-	for range 3 {
-		_, err := w.Steps[0].Run(t.Context(), &fleet.Snapshot{Operation: fleet.Operation{ID: "op", ResourceID: "h1"}})
-		require.NoError(t, err)
+	var all []fleet.DrainMember
+	for i := range 300 {
+		all = append(all, member(fmt.Sprintf("m%03d", i), func(m *fleet.DrainMember) { m.MemoryMiB = 1 }))
 	}
-	known := []fleet.InstallationID{"a", "b"}
-	require.Equal(t, [][]fleet.InstallationID{nil, known, known, nil}, s.asked)
+	moving(&all[299])
+	c := &crowd{look: lookAt(3, all...)}
+	w := Drain(DrainOptions{Store: c})
+	require.Len(t, c.step(t, w).Changes.Drain.Begin, 2)
+	require.Nil(t, c.asked[0])
+
+	moving(&c.look.Members[0])
+	c.look.Members = slices.Delete(c.look.Members, 1, 2) // m001 has left
+	out := c.step(t, w)
+	require.Len(t, c.asked[1], 101)
+	require.Contains(t, c.asked[1], fleet.InstallationID("m299"), "which was moving")
+	require.Contains(t, out.Detail, "0 of 299 have left", "what was found at first is in the operation")
+	require.Len(t, out.Changes.Drain.Begin, 1)
+	require.Equal(t, fleet.InstallationID("m002"), out.Changes.Drain.Begin[0].InstallationID)
+
+	c.look.Now = now.Add(time.Minute)
+	c.step(t, w)
+	require.Nil(t, c.asked[3], "after a while, all again")
+	c.look.Members = nil // a hundred are missed with each look
+	for range 2 {
+		require.Equal(t, fleet.VerdictWait, c.step(t, w).Verdict)
+	}
+	require.Equal(t, fleet.VerdictAdvance, c.step(t, w).Verdict)
+	require.Nil(t, c.asked[len(c.asked)-1])
 }
 
 func lookAt(atOnce int, members ...fleet.DrainMember) fleet.DrainLook {
