@@ -48,7 +48,7 @@ func runSeed(t *testing.T, db *database, seed uint64, o options) outcome {
 	db.reset(t)
 	var out outcome
 	synctest.Test(t, func(t *testing.T) {
-		s := &simulation{t: t, seed: seed, size: o.size, rng: rand.New(rand.NewPCG(seed, 0)), db: db, bug: o.bug, arrived: make(chan struct{}, 1),
+		s := &simulation{t: t, seed: seed, size: o.size, rng: rand.New(rand.NewPCG(seed, 0)), db: db, bug: o.bug, arrived: make(chan struct{}, 1), nextTend: 20,
 			steps: map[fleet.OperationID]string{}, coverage: coverage{}, logTo: o.log, trace: trace{sum: sha256.New(), keep: o.keep, print: o.print}}
 		s.world = newWorld(s)
 		began := time.Now()
