@@ -38,8 +38,7 @@ test: ## all tests, those with real virtual machines included
 	@$(MAKE) --no-print-directory build test-unit test-vm
 
 test-unit: # all but those with virtual machines
-	@echo "internal/simulate is not among these: its seeds take minutes and still find something (docs/STATUS.md); make simulate plays them"
-	go test -timeout 25m $$(go list ./... | grep -v -e /cmd/init -e /e2e -e /internal/provider/kvm -e /internal/simulate)
+	go test -timeout 25m $$(go list ./... | grep -v -e /cmd/init -e /e2e -e /internal/provider/kvm)
 
 test-vm: # one package after another, because each boot takes a whole core
 	go test -timeout 30m -p 1 $(VM_PACKAGES)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/invariants"
 	"dormouse/internal/provider/sim"
 	"dormouse/internal/store"
 )
@@ -24,7 +25,7 @@ var packageRefs = []string{"web@1", "web@2", "plain@1"}
 type outcome struct {
 	seed                       uint64
 	digest                     string
-	violations                 []violation
+	violations                 []invariants.Violation
 	operations, crashes, turns int
 	simulated                  time.Duration
 	coverage                   coverage

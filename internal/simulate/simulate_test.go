@@ -101,7 +101,7 @@ func playSeeds(t *testing.T) total {
 		fmt.Printf("seed %d: trace %s, %d operations, %d crashes, %d turns, %v simulated in %v\n", seed, out.digest, out.operations, out.crashes,
 			out.turns, out.simulated.Round(time.Second), time.Since(at).Round(10*time.Millisecond))
 		for _, v := range out.violations {
-			t.Errorf("seed %d: %s does not hold: %s\nplay it again: make simulate SEEDS=1 FIRST=%d TRACE=true", seed, v.invariant, v.detail, seed)
+			t.Errorf("seed %d: %s does not hold: %s\nplay it again: make simulate SEEDS=1 FIRST=%d TRACE=true", seed, v.Invariant, v.Detail, seed)
 		}
 		all.add(total{Seeds: 1, Operations: out.operations, Crashes: out.crashes, Violations: len(out.violations),
 			LeastOperations: out.operations, LeastCrashes: out.crashes, Coverage: out.coverage})

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/invariants"
 	"dormouse/internal/provider/sim"
 )
 
@@ -19,7 +20,7 @@ type world struct {
 	dirty atomic.Bool
 
 	mu         sync.Mutex
-	violations []violation
+	violations []invariants.Violation
 	claims     map[fleet.OperationID]claim
 	// served is the highest epoch, as the claims know it, that has reached an object.
 	served map[string]fleet.Epoch
@@ -32,8 +33,6 @@ type world struct {
 	accepted  int
 	replies   map[string]reply
 }
-
-type violation struct{ invariant, detail string }
 
 type claim struct {
 	epoch fleet.Epoch
@@ -55,8 +54,8 @@ const maxViolations = 20
 
 // broken records that an invariant does not hold.
 func (w *world) broken(invariant, format string, args ...any) {
-	v := violation{invariant, fmt.Sprintf(format, args...)}
-	w.s.note("VIOLATION of %s: %s", v.invariant, v.detail)
+	v := invariants.Violation{Invariant: invariant, Detail: fmt.Sprintf(format, args...)}
+	w.s.note("VIOLATION of %s: %s", v.Invariant, v.Detail)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.violations) < maxViolations {
