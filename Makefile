@@ -11,7 +11,7 @@ VM_PACKAGES := ./cmd/init/... ./e2e/... ./internal/provider/kvm/...
 .DEFAULT_GOAL := help
 # Set-up comes before the build also under make -j.
 .NOTPARALLEL:
-.PHONY: help setup build run down clean test test-unit test-vm lint verify bench exam simulate e2e soak
+.PHONY: help setup build run down clean test test-unit test-vm lint verify bench exam simulate chaos e2e soak
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -70,3 +70,7 @@ SHARDS ?= $(shell nproc)
 TRACE ?= false
 simulate: ## play SEEDS=n seeds of several provisioners under one scheduler, crashes and all
 	go test -count=1 -timeout 0 -v -run '^TestSeeds$$' ./internal/simulate -args -seeds $(SEEDS) -first $(FIRST) -shards $(SHARDS) -trace=$(TRACE)
+
+RUNS ?= 20
+chaos: ## play RUNS=n runs of real processes under SIGKILL, SIGSTOP and crashes of Postgres (FIRST=seed)
+	go test -count=1 -timeout 0 -v -run '^TestRuns$$' ./internal/chaos -args -runs $(RUNS) -first $(FIRST) -length 30s

@@ -15,7 +15,8 @@ var rows = []row{
 	{"LeasesOnce", "an installation has two addresses", `SELECT installation_id FROM address_lease WHERE installation_id IS NOT NULL GROUP BY installation_id HAVING count(*) > 1`},
 	{"LeasesOnce", "an address is leased to nobody that lives", `SELECT l.address FROM address_lease l LEFT JOIN installation i ON i.id = l.installation_id
 		WHERE l.installation_id IS NOT NULL AND (i.id IS NULL OR i.deleted_at IS NOT NULL)`},
-	{"LeasesOnce", "a machine is on without an address", `SELECT x.id FROM instance x WHERE x.deleted_at IS NULL AND x.power <> 'off' AND x.power <> 'planned'
+	{"LeasesOnce", "a machine is on without an address", `SELECT x.id FROM instance x JOIN host h ON h.id = x.host_id
+		WHERE x.deleted_at IS NULL AND x.power <> 'off' AND x.power <> 'planned' AND h.address_pool <> ''
 		AND NOT EXISTS (SELECT FROM address_lease l WHERE l.installation_id = x.installation_id AND l.host_id = x.host_id)`},
 
 	// Rows that tell of the same thing tell the same.
@@ -49,6 +50,4 @@ var rows = []row{
 		WHERE (i.state LIKE '%-in-progress' OR i.state LIKE '%-requested') AND NOT EXISTS (SELECT FROM operation o WHERE o.resource_id = i.id AND o.state = 'active')
 		UNION ALL SELECT c.name || ' ' || c.state FROM cluster c
 		WHERE (c.state LIKE '%-in-progress' OR c.state LIKE '%-requested') AND NOT EXISTS (SELECT FROM operation o WHERE o.resource_id = c.id AND o.state = 'active')`},
-	{"Explained", "a rollout that has ended has members in work", `SELECT r.id || ' ' || r.state || ': ' || m.state FROM rollout r JOIN rollout_member m ON m.rollout_id = r.id
-		WHERE r.state IN ('succeeded', 'rolled-back', 'cancelled', 'superseded') AND m.state IN ('rolling', 'verifying', 'rolling-back')`},
 }
