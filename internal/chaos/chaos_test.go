@@ -40,8 +40,8 @@ func TestRuns(t *testing.T) {
 		}
 		k := r.killer
 		fmt.Printf("run %d: %d requests accepted for %d installations, %d rollouts; %d kills, %d stops, %d hiccups, %d sessions ended, %d crashes of Postgres, %d restarts; settled after %v, %v in all\n",
-			r.seed, r.tenants.accepted, len(r.tenants.wishes), len(r.tenants.rollouts), k.kills, k.stops, k.hiccups, k.sessions, k.crashes, k.restarts, r.settled.Round(time.Second), time.Since(at).Round(time.Second))
-		for name, n := range map[string]int{"runs": 1, "violations": len(r.found), "requests": r.tenants.accepted, "installations": len(r.tenants.wishes), "rollouts": len(r.tenants.rollouts),
+			r.seed, r.tenants.requests, len(r.tenants.wishes), len(r.tenants.rollouts), k.kills, k.stops, k.hiccups, k.sessions, k.crashes, k.restarts, r.settled.Round(time.Second), time.Since(at).Round(time.Second))
+		for name, n := range map[string]int{"runs": 1, "violations": len(r.found), "requests": r.tenants.requests, "installations": len(r.tenants.wishes), "rollouts": len(r.tenants.rollouts),
 			"kills": k.kills, "stops": k.stops, "hiccups": k.hiccups, "sessions": k.sessions, "postgres_crashes": k.crashes, "restarts": k.restarts} {
 			counts[name] += n
 		}

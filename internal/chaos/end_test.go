@@ -17,11 +17,8 @@ import (
 
 // settleWithin is how long it may take until nothing is at work any more once
 // the faults are over: a lease, the longest back-off, a deadline of a step, and some
-// rounds of that. A rollout all of whose members were busy looks again after a minute.
+// rounds of that.
 const settleWithin = 150 * time.Second
-
-// unfinishedSQL finds rollouts that wait for somebody to decide.
-const unfinishedSQL = `SELECT id FROM rollout WHERE state IN ('paused', 'halted')`
 
 // openSQL is what is open, with what its rollout says of it where it is one.
 const openSQL = `SELECT o.resource_name || ' ' || o.kind || ' ' || o.state || ' at ' || o.step || ': ' || o.wait_reason || ' ' || o.error || coalesce(' ' || r.state || ', ' || r.detail, '')
@@ -33,13 +30,14 @@ func (r *run) settle(ctx context.Context) error {
 	deadline := time.Now().Add(settleWithin)
 	before := ""
 	asker := r.tenants.newTenant(100)
-	for {
-		waiting, err := r.ask(ctx)(unfinishedSQL)
-		if err != nil {
+	for round := 1; ; round++ {
+		if err := r.decide(ctx, asker, "'paused', 'halted'", (*client.Rollouts).Cancel); err != nil {
 			return err
 		}
-		for _, id := range waiting {
-			asker.control(ctx, id, (*client.Rollouts).Cancel)
+		if round%20 == 0 { // it would look by itself after a minute
+			if err := r.decide(ctx, asker, "'running'", (*client.Rollouts).Resume); err != nil {
+				return err
+			}
 		}
 		open, err := r.ask(ctx)(openSQL)
 		if err != nil {
@@ -63,6 +61,15 @@ func (r *run) settle(ctx context.Context) error {
 		r.killer.revive()
 		pause(ctx, 500*time.Millisecond)
 	}
+}
+
+// decide gives a verb to all rollouts in some states.
+func (r *run) decide(ctx context.Context, asker *tenant, states string, verb rolloutVerb) error {
+	ids, err := r.ask(ctx)(`SELECT id FROM rollout WHERE state IN (` + states + `)`)
+	for _, id := range ids {
+		asker.control(ctx, id, verb)
+	}
+	return err
 }
 
 // askAgain asks again for what failed or is behind, and returns what that was.
@@ -110,11 +117,17 @@ type finalState struct {
 	Name, State string
 	Env         map[string]string
 	Member      bool
+	// Refused: the last request to sleep or to wake failed or was cancelled, as its operation says.
+	Refused bool
 }
+
+const finalSQL = `SELECT jsonb_build_object('name', i.name, 'state', i.state, 'env', i.env, 'member', i.group_id IS NOT NULL, 'refused', coalesce((
+	SELECT o.state IN ('failed', 'cancelled') FROM operation o WHERE o.resource_id = i.id AND o.kind IN ('hibernate', 'wake') ORDER BY o.generation DESC LIMIT 1), false))::text
+FROM installation i ORDER BY i.created_at`
 
 // noChangeLost: whatever was acknowledged is so at the end.
 func (r *run) noChangeLost(_ context.Context, ask invariants.Ask) error {
-	texts, err := ask(`SELECT jsonb_build_object('name', name, 'state', state, 'env', env, 'member', group_id IS NOT NULL)::text FROM installation ORDER BY created_at`)
+	texts, err := ask(finalSQL)
 	if err != nil {
 		return err
 	}
@@ -135,7 +148,8 @@ func (r *run) noChangeLost(_ context.Context, ask invariants.Ask) error {
 		case w.asleep:
 			want = "hibernating"
 		}
-		if !there || f.State != want {
+		awake := f.State == "stable" || f.State == "hibernating"
+		if !there || f.State != want && !w.unsure && !(f.Refused && awake && !w.deleted) {
 			r.broken("NoChangeLost", "%s was to be %s, and is %q", name, want, f.State)
 		}
 		if w.deleted {
@@ -147,7 +161,7 @@ func (r *run) noChangeLost(_ context.Context, ask invariants.Ask) error {
 			}
 		}
 		for key := range f.Env {
-			if _, known := w.env[key]; !known && !(f.Member && key == "REVISION") {
+			if _, known := w.env[key]; !known && !w.maybe[key] && !(f.Member && key == "REVISION") {
 				r.broken("NoChangeLost", "%s: %s is there, and was not acknowledged", name, key)
 			}
 		}
@@ -229,12 +243,45 @@ func (r *run) noStray(ctx context.Context, ask invariants.Ask) error {
 	if n := len(leaks.Instances) + len(leaks.Clones) + len(leaks.Volumes); n > 0 {
 		r.broken("NoStray", "machines %v, clones %v and volumes %v have no rows", leaks.Instances, leaks.Clones, leaks.Volumes)
 	}
+	if err := r.samePower(ctx, ask); err != nil {
+		return err
+	}
 	totals, err := r.sim.Totals(ctx)
 	if err == nil && totals.Duplicates() > 0 {
 		r.broken("OneServingMachine", "the simulator saw %d machines beside another of their installation (%v), and %d made again (%v)",
 			totals.Doubles, totals.DoubleIDs, totals.Recreated, totals.RecreatedIDs)
 	}
 	return err
+}
+
+// samePower: machines are on and off as their rows say.
+func (r *run) samePower(ctx context.Context, ask invariants.Ask) error {
+	rows, err := ask(`SELECT id || ' ' || power FROM instance WHERE deleted_at IS NULL`)
+	if err != nil {
+		return err
+	}
+	cluster, err := ask(`SELECT id FROM cluster`)
+	if err != nil {
+		return err
+	}
+	power := map[string]string{}
+	for _, text := range rows {
+		power[text[:fleet.IDLength]] = text[fleet.IDLength+1:]
+	}
+	for after := ""; ; {
+		page, next, err := r.sim.List(ctx, fleet.ClusterID(cluster[0]), after)
+		if err != nil {
+			return err
+		}
+		for _, m := range page {
+			if want, known := power[string(m.ID)]; known && want != string(m.Power) {
+				r.broken("NoStray", "machine %s is %s, and its row says %s", m.ID, m.Power, want)
+			}
+		}
+		if after = next; next == "" {
+			return nil
+		}
+	}
 }
 
 // panics are how a log tells of one: the engine's own words and the runtime's.

@@ -15,7 +15,7 @@ func (t *tenant) createGroup(ctx context.Context, name string) {
 	if t.ask(ctx, "create "+name, func(ctx context.Context, c *client.Client, key client.RequestOption) error {
 		_, err := c.Groups.Create(ctx, client.CreateGroup{Name: name, Package: packageRefs[0]}, key)
 		return err
-	}) {
+	}) == accepted {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.revisions[name] = 1
@@ -52,7 +52,7 @@ func (t *tenant) revise(ctx context.Context, name string) {
 	if t.ask(ctx, "revise "+name, func(ctx context.Context, c *client.Client, key client.RequestOption) error {
 		_, err := c.Groups.Update(ctx, name, client.UpdateGroup{Package: &ref, Env: map[string]*string{"REVISION": &value}}, key)
 		return err
-	}) {
+	}) == accepted {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.revisions[name]++
@@ -67,7 +67,7 @@ func (t *tenant) begin(ctx context.Context, group string) (id string) {
 		ro, err := c.Rollouts.Create(ctx, group, in, key)
 		id = ro.ID
 		return err
-	}) {
+	}) == accepted {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.rollouts = append(t.rollouts, id)
@@ -76,7 +76,9 @@ func (t *tenant) begin(ctx context.Context, group string) (id string) {
 	return ""
 }
 
-func (t *tenant) control(ctx context.Context, id string, do func(*client.Rollouts, context.Context, string, ...client.RequestOption) (client.Rollout, error)) {
+type rolloutVerb = func(*client.Rollouts, context.Context, string, ...client.RequestOption) (client.Rollout, error)
+
+func (t *tenant) control(ctx context.Context, id string, do rolloutVerb) {
 	t.ask(ctx, "a verb of rollout "+id, func(ctx context.Context, c *client.Client, key client.RequestOption) error {
 		_, err := do(c.Rollouts, ctx, id, key)
 		return err

@@ -174,7 +174,7 @@ func (r *run) furnish(ctx context.Context, rng *rand.Rand) error {
 		}
 	}
 	r.settings = map[string]string{"hosts": "2", "memory_mib": "40000", "disk_mib": "200000", "seed": fmt.Sprint(rng.Int32()),
-		"latency": "2ms..60ms", "boot_time": "200ms..1500ms", "stop_time": "20ms..400ms"}
+		"latency": "p50=30ms,p99=600ms", "boot_time": "200ms..1500ms", "stop_time": "20ms..400ms"}
 	with := map[string]string{}
 	for fault, most := range map[string]float64{"throttle": 0.02, "error_before": 0.03, "capacity": 0.01, "error_after": 0.03, "lost_answer": 0.03,
 		"not_found_after_create": 0.05, "bad_end": 0.02, "partial_list": 0.2, "wrong_health": 0.01, "unknown_health": 0.02} {
@@ -241,16 +241,7 @@ func (r *run) once(ctx context.Context, query string, args ...any) ([]string, er
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var out []string
-	for rows.Next() {
-		var text string
-		if err := rows.Scan(&text); err != nil {
-			return nil, err
-		}
-		out = append(out, text)
-	}
-	return out, rows.Err()
+	return invariants.Texts(rows)
 }
 
 // end stops everything; what is still there then is a violation.

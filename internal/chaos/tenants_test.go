@@ -25,6 +25,11 @@ type wish struct {
 	deleted, asleep bool
 	// env are its keys as acknowledged.
 	env map[string]string
+	// maybe are keys whose request was refused when an earlier attempt, of which
+	// nothing is known, may have been on its way still: a process that was stopped
+	// reads it late. unsure is that for sleep and deletion.
+	maybe  map[string]bool
+	unsure bool
 	// keeps: everybody changes it, so that nobody deletes it.
 	keeps bool
 	// id and member are as they were answered.
@@ -40,7 +45,7 @@ type tenants struct {
 	wishes map[string]*wish
 	// revisions is how many each group must have.
 	revisions map[string]int64
-	accepted  int
+	requests  int
 	rollouts  []string
 }
 
@@ -83,22 +88,32 @@ func (t *tenants) newTenant(n int) *tenant {
 	return &tenant{tenants: t, n: n, rng: rand.New(rand.NewPCG(t.run.seed, uint64(n)+10))}
 }
 
-// ask sends a request to any of the processes, and again under the same key until it is known what became of it;
-// false where it was refused.
-func (t *tenant) ask(ctx context.Context, what string, send func(context.Context, *client.Client, client.RequestOption) error) bool {
+// outcome is what became of a request.
+type outcome int
+
+const (
+	accepted outcome = iota
+	refused
+	// unknown: refused, but an attempt before that may still be on its way.
+	unknown
+)
+
+// ask sends a request to any of the processes, and again under the same key until it has an answer.
+func (t *tenant) ask(ctx context.Context, what string, send func(context.Context, *client.Client, client.RequestOption) error) outcome {
 	t.counter++
 	key := client.WithIdempotencyKey(fmt.Sprintf("chaos-%d-%d-%d", t.run.seed, t.n, t.counter))
-	for {
+	for no := refused; ; {
 		err := send(ctx, t.run.clients[t.rng.IntN(processes)], key)
 		switch {
 		case err == nil:
 			t.mu.Lock()
-			t.accepted++
+			t.requests++
 			t.mu.Unlock()
-			return true
+			return accepted
 		case ctx.Err() != nil:
-			return false
+			return unknown
 		case client.IsUnreachable(err), client.IsUnavailable(err), client.IsThrottled(err):
+			no = unknown
 			pause(ctx, time.Duration(t.rng.IntN(300))*time.Millisecond)
 			continue
 		case client.KindOf(err) == client.KindInternal:
@@ -106,7 +121,7 @@ func (t *tenant) ask(ctx context.Context, what string, send func(context.Context
 		case client.IsNotFound(err):
 			t.run.broken("NoChangeLost", "%s: %v", what, err)
 		}
-		return false
+		return no
 	}
 }
 
@@ -147,15 +162,14 @@ func (t *tenant) act(ctx context.Context) {
 	case draw < 92:
 		t.verb(ctx, "retry "+name, name, (*client.Installations).Retry)
 	default:
-		if t.verb(ctx, "delete "+name, name, (*client.Installations).Delete) {
-			t.note(name, func(w *wish) { w.deleted = true })
-		}
+		out := t.verb(ctx, "delete "+name, name, (*client.Installations).Delete)
+		t.note(name, func(w *wish) { w.deleted, w.unsure = out == accepted, w.unsure || out == unknown })
 	}
 }
 
 type verb = func(*client.Installations, context.Context, string, ...client.RequestOption) (client.Installation, error)
 
-func (t *tenant) verb(ctx context.Context, what, name string, do verb) bool {
+func (t *tenant) verb(ctx context.Context, what, name string, do verb) outcome {
 	id := t.idOf(name)
 	return t.ask(ctx, what, func(ctx context.Context, c *client.Client, key client.RequestOption) error {
 		_, err := do(c.Installations, ctx, id, key)
@@ -178,18 +192,18 @@ func (t *tenants) note(name string, change func(*wish)) {
 func (t *tenant) create(ctx context.Context, name string, keeps bool) {
 	in := client.CreateInstallation{Name: name, Owner: owner, Cluster: clusterName, MemoryMiB: 64 << t.rng.IntN(3), DiskMiB: 100, VCPUs: 1,
 		Env: map[string]string{"CREATED": name}}
-	w := &wish{keeps: keeps, env: maps.Clone(in.Env)}
+	w := &wish{keeps: keeps, env: maps.Clone(in.Env), maybe: map[string]bool{}}
 	if t.rng.IntN(2) == 0 {
 		in.Group, w.member = groupName(t.rng.IntN(2)), true
 	} else {
 		in.Package = packageRefs[t.rng.IntN(len(packageRefs))]
 	}
-	done := t.ask(ctx, "create "+name, func(ctx context.Context, c *client.Client, key client.RequestOption) error {
+	out := t.ask(ctx, "create "+name, func(ctx context.Context, c *client.Client, key client.RequestOption) error {
 		made, err := c.Installations.Create(ctx, in, key)
 		w.id = made.ID
 		return err
 	})
-	if done {
+	if out == accepted {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.wishes[name] = w
@@ -199,9 +213,15 @@ func (t *tenant) create(ctx context.Context, name string, keeps bool) {
 // patch sets a key that nobody else sets.
 func (t *tenant) patch(ctx context.Context, name string) {
 	key, value := fmt.Sprintf("K%d_%d", t.n, t.counter), strconv.Itoa(t.counter)
-	if t.update(ctx, name, client.UpdateInstallation{Env: map[string]*string{key: &value}}) {
-		t.note(name, func(w *wish) { w.env[key] = value })
-	}
+	out := t.update(ctx, name, client.UpdateInstallation{Env: map[string]*string{key: &value}})
+	t.note(name, func(w *wish) {
+		switch out {
+		case accepted:
+			w.env[key] = value
+		case unknown:
+			w.maybe[key] = true
+		}
+	})
 }
 
 // upgrade changes the size, or the release where no group decides that.
@@ -214,7 +234,7 @@ func (t *tenant) upgrade(ctx context.Context, name string, w wish) {
 	t.update(ctx, name, client.UpdateInstallation{Package: &ref})
 }
 
-func (t *tenant) update(ctx context.Context, name string, in client.UpdateInstallation) bool {
+func (t *tenant) update(ctx context.Context, name string, in client.UpdateInstallation) outcome {
 	id := t.idOf(name)
 	return t.ask(ctx, "update "+name, func(ctx context.Context, c *client.Client, key client.RequestOption) error {
 		_, err := c.Installations.Update(ctx, id, in, key)
@@ -227,7 +247,13 @@ func (t *tenant) sleepOrWake(ctx context.Context, name string, asleep bool) {
 	if asleep {
 		do = (*client.Installations).Wake
 	}
-	if t.verb(ctx, "hibernate or wake "+name, name, do) {
-		t.note(name, func(w *wish) { w.asleep = !asleep })
-	}
+	out := t.verb(ctx, "hibernate or wake "+name, name, do)
+	t.note(name, func(w *wish) {
+		switch out {
+		case accepted:
+			w.asleep, w.unsure = !asleep, false
+		case unknown:
+			w.unsure = true
+		}
+	})
 }

@@ -8,6 +8,24 @@ import (
 // Ask returns the first column of a query, as text.
 type Ask func(query string, args ...any) ([]string, error)
 
+// Texts reads the first column of rows (sql.Rows), and closes them.
+func Texts(rows interface {
+	Next() bool
+	Scan(...any) error
+	Err() error
+	Close() error
+}) (out []string, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		out = append(out, text)
+	}
+	return out, rows.Err()
+}
+
 // Violation is an invariant that does not hold.
 type Violation struct{ Invariant, Detail string }
 

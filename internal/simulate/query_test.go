@@ -7,6 +7,8 @@ import (
 
 	"github.com/lib/pq"
 	"github.com/stretchr/testify/require"
+
+	"dormouse/internal/invariants"
 )
 
 func array(values []string) any { return pq.Array(values) }
@@ -27,16 +29,7 @@ func (d *database) strings(query string, args ...any) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var out []string
-	for rows.Next() {
-		var text string
-		if err := rows.Scan(&text); err != nil {
-			return nil, err
-		}
-		out = append(out, text)
-	}
-	return out, rows.Err()
+	return invariants.Texts(rows)
 }
 
 const resetSQL = `DO $$ DECLARE tables text; BEGIN
