@@ -127,6 +127,10 @@ func (r *run) setUp(ctx context.Context, rng *rand.Rand) error {
 	if r.sim, err = remote.New(remote.Options{URL: socket}); err != nil {
 		return err
 	}
+	key := make([]byte, 32) // of all three: they share a database
+	for n := range key {
+		key[n] = byte(rng.IntN(256))
+	}
 	for n := range processes {
 		at, err := freeAddresses()
 		if err != nil {
@@ -140,12 +144,23 @@ func (r *run) setUp(ctx context.Context, rng *rand.Rand) error {
 		if err != nil {
 			return err
 		}
+		if err := withKey(filepath.Join(r.dir, name), key); err != nil {
+			return err
+		}
 		if err := p.start(); err != nil {
 			return err
 		}
 		r.provisioners, r.clients = append(r.provisioners, p), append(r.clients, c)
 	}
 	return r.furnish(ctx, rng)
+}
+
+// withKey makes a data directory with a key that is not its own alone.
+func withKey(dir string, key []byte) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "secret.key"), key, 0o600)
 }
 
 // packageRefs are what tenants run. web keeps data on a volume.
