@@ -24,6 +24,7 @@ func (w *world) judge() {
 		w.broken(v.Invariant, "%s", v.Detail)
 	}
 	w.noChangeLost()
+	w.noRevisionLost()
 	w.noStray()
 	w.capacityIsUsed()
 }
@@ -75,7 +76,7 @@ func (w *world) noChangeLost() {
 			}
 		}
 		for key := range f.Env {
-			if _, known := t.env[key]; !known && !t.deleted {
+			if _, known := t.env[key]; !known && !t.deleted && !(t.member && key == revisionKey) {
 				w.broken(name, "%s: %s is there, and was not acknowledged or was removed since", n, key)
 			}
 		}

@@ -64,6 +64,7 @@ func (s *simulation) start(slot int, worker fleet.WorkerID) {
 	places := map[fleet.ProviderKind]installation.Place{fleet.ProviderSim: {Provider: gatedProvider{p}, Images: images{}}}
 	flows := installation.Workflows(installation.Options{Places: places, Secrets: opener{}, HealthDeadline: s.draw.healthDeadline})
 	flows = append(flows, cluster.Workflows(map[fleet.ProviderKind]cluster.Provider{fleet.ProviderSim: gatedProvider{p}})...)
+	flows = append(flows, p.rolloutWorkflow(log))
 	var err error
 	p.engine, err = engine.New(engine.Options{
 		Store: gatedStore{p}, Workflows: named(flows), Worker: worker, Slots: s.draw.slots, Clock: clock{p},

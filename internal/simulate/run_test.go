@@ -136,8 +136,10 @@ func (s *simulation) setUp() bool {
 				return err
 			}
 		}
-		_, err := st.CreateCluster(ctx, in)
-		return err
+		if _, err := st.CreateCluster(ctx, in); err != nil {
+			return err
+		}
+		return createGroups(ctx, st)
 	})
 	if err != nil {
 		s.fail("setting up: %v", err)

@@ -29,6 +29,7 @@ func (s *simulation) settleDown() bool {
 			if !s.goOn(lookEvery) {
 				return false
 			}
+			s.cancelRollouts()
 			open := s.strings(invariants.Open)
 			if len(open) == 0 {
 				break

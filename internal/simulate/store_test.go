@@ -19,6 +19,7 @@ type backend interface {
 	engine.Store
 	installation.SweepStore
 	installation.Requests
+	groups
 	CreateInstallation(ctx context.Context, in fleet.NewInstallation) (fleet.Accepted, error)
 	CreateCluster(ctx context.Context, in fleet.NewCluster) (fleet.ClusterView, error)
 	CreatePackage(ctx context.Context, p fleet.Package) (fleet.Package, error)

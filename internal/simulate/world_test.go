@@ -32,6 +32,9 @@ type world struct {
 	names     []string
 	accepted  int
 	replies   map[string]reply
+	// revisions counts those acknowledged, rollouts are the last ones, by group.
+	revisions map[string]int
+	rollouts  map[string]fleet.RolloutID
 }
 
 type claim struct {
@@ -46,7 +49,7 @@ type callKey struct {
 
 func newWorld(s *simulation) *world {
 	return &world{s: s, claims: map[fleet.OperationID]claim{}, served: map[string]fleet.Epoch{}, last: map[callKey]sim.Entry{},
-		addresses: map[fleet.InstanceID]string{}, tenants: map[string]*tenant{}, replies: map[string]reply{}}
+		addresses: map[fleet.InstanceID]string{}, tenants: map[string]*tenant{}, replies: map[string]reply{}, revisions: map[string]int{}, rollouts: map[string]fleet.RolloutID{}}
 }
 
 // maxViolations is enough to see what is wrong.
