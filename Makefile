@@ -11,7 +11,7 @@ VM_PACKAGES := ./cmd/init/... ./e2e/... ./internal/provider/kvm/...
 .DEFAULT_GOAL := help
 # Set-up comes before the build also under make -j.
 .NOTPARALLEL:
-.PHONY: help setup build run down clean test test-unit test-vm lint verify bench plans exam simulate e2e soak
+.PHONY: help setup build run down clean test test-unit test-vm lint verify bench plans exam simulate chaos e2e soak
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -38,8 +38,7 @@ test: ## all tests, those with real virtual machines included
 	@$(MAKE) --no-print-directory build test-unit test-vm
 
 test-unit: # all but those with virtual machines
-	@echo "internal/simulate is not among these: its seeds take minutes and still find something (docs/STATUS.md); make simulate plays them"
-	go test -timeout 25m $$(go list ./... | grep -v -e /cmd/init -e /e2e -e /internal/provider/kvm -e /internal/simulate)
+	go test -timeout 25m $$(go list ./... | grep -v -e /cmd/init -e /e2e -e /internal/provider/kvm)
 
 test-vm: # one package after another, because each boot takes a whole core
 	go test -timeout 30m -p 1 $(VM_PACKAGES)
@@ -74,3 +73,7 @@ SHARDS ?= $(shell nproc)
 TRACE ?= false
 simulate: ## play SEEDS=n seeds of several provisioners under one scheduler, crashes and all
 	go test -count=1 -timeout 0 -v -run '^TestSeeds$$' ./internal/simulate -args -seeds $(SEEDS) -first $(FIRST) -shards $(SHARDS) -trace=$(TRACE)
+
+RUNS ?= 20
+chaos: ## play RUNS=n runs of real processes under SIGKILL, SIGSTOP and crashes of Postgres (FIRST=seed)
+	go test -count=1 -timeout 0 -v -run '^TestRuns$$' ./internal/chaos -args -runs $(RUNS) -first $(FIRST) -length 30s

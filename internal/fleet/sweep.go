@@ -17,8 +17,9 @@ type ExpectedInstance struct {
 	// what looks wrong may be on its way, and is left alone.
 	OperationActive bool
 	State           State
-	// ChangedAt is when the installation's row was last written.
-	ChangedAt time.Time
+	// Rested is how long the installation's row had not been written when this was
+	// read. It is by the database's clock alone: whoever asks may have another.
+	Rested time.Duration
 }
 
 // ExpectedVolume is what the store says of one volume, for the sweep.

@@ -30,6 +30,7 @@ var traffic = []struct {
 }{
 	{38, (*client).patch}, {8, (*client).upgrade}, {14, (*client).sleepOrWake}, {8, (*client).restart}, {4, (*client).remove}, {6, (*client).retry}, {6, (*client).repeat},
 	{2, (*client).host},
+	{1, (*client).rollOut}, {1, (*client).control},
 }
 
 // client is one sender of requests; what it draws is its own.
@@ -160,6 +161,9 @@ func (c *client) create() {
 	in := fleet.NewInstallation{Key: key, ID: fleet.InstallationID(fleet.NewID()), Name: "t-" + key.Key, Owner: "acme", ClusterName: clusterName,
 		PackageRef: packageRefs[c.rng.IntN(len(packageRefs))], MemoryMiB: 64 << c.rng.IntN(3), DiskMiB: 100, VCPUs: 1, WhenFull: fleet.WhenFullWait,
 		Env: map[string]string{"CREATED": key.Key}}
+	if c.rng.IntN(3) == 0 {
+		in.PackageRef, in.Group.Join = "", c.group()
+	}
 	var send func()
 	send = func() {
 		acc, err := c.ask("create", func(ctx context.Context, g gatedStore) (fleet.Accepted, error) {

@@ -16,6 +16,8 @@
 // simulated time, stops a call between any two of its statements so that another
 // one comes between (a call that then waits for a lock is found out by asking
 // Postgres), and cuts connections before or after a statement, a commit included.
+// What is cut is the connection; Postgres' session behind it serves the next one, with
+// the statements that it has prepared.
 //
 // # What breaks
 //

@@ -1,6 +1,8 @@
 package simulate
 
 import (
+	"slices"
+
 	"dormouse/internal/fleet"
 	"dormouse/internal/provider/sim"
 )
@@ -11,6 +13,7 @@ func (w *world) look() {
 		return
 	}
 	machines, _ := w.s.sim.Inventory(w.cluster)
+	machines = slices.DeleteFunc(machines, func(m sim.Machine) bool { return m.Clone }) // they serve nobody, on a network of their own
 	w.oneServingMachine(machines)
 	w.volumeUsedByOne(machines)
 	w.addressUsedByOne(machines)

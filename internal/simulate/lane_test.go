@@ -21,6 +21,7 @@ import (
 // Everything of it lives outside of the bubble.
 type lane struct {
 	n     int
+	at    string
 	store *store.Store
 	db    *database
 	now   *atomic.Int64
@@ -35,6 +36,8 @@ type lane struct {
 
 	mu    sync.Mutex
 	wires []*wire
+	// free are the sessions that no connection has.
+	free []*session
 }
 
 // event: the call is parked at a statement, or has ended where wire is nil.
@@ -55,14 +58,18 @@ type database struct {
 	done    chan struct{}
 }
 
-const lanes = 6
+// maxConns is how many connections a call may have; it has one, and seldom a second.
+const lanes, maxConns = 6, 3
 
 // simulatedTime replaces the schema's clock.
 const simulatedTime = `CREATE OR REPLACE FUNCTION dormouse_now() RETURNS timestamptz LANGUAGE sql STABLE AS
 	'SELECT current_setting(''` + timeSetting + `'')::timestamptz'`
 
-// openDatabase makes the lanes to a migrated database. Plans are made once a
-// connection, so that they depend on nothing but the seed.
+// settings make Postgres plan once a session, as for large tables, so that plans
+// depend on nothing but the seed.
+var settings = []string{"plan_cache_mode = force_generic_plan", "enable_seqscan = off", "enable_hashjoin = off", "enable_mergejoin = off"}
+
+// openDatabase makes the lanes to a migrated database.
 func openDatabase(t *testing.T, at string) *database {
 	t.Helper()
 	u, err := url.Parse(at)
@@ -72,16 +79,18 @@ func openDatabase(t *testing.T, at string) *database {
 	d.admin, err = sql.Open("postgres", at)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.admin.Close() })
-	for _, setup := range []string{simulatedTime, "ALTER DATABASE " + u.Path[1:] + " SET plan_cache_mode = force_generic_plan"} {
+	setups := []string{simulatedTime}
+	for _, setting := range settings {
+		setups = append(setups, "ALTER DATABASE "+u.Path[1:]+" SET "+setting)
+	}
+	for _, setup := range setups {
 		_, err = d.admin.Exec(setup)
 		require.NoError(t, err)
 	}
 	d.now.Store(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro())
 	for n := range lanes {
-		l := &lane{n: n, db: d, now: &d.now, down: &d.down, events: make(chan event, 16), jobs: make(chan func()),
+		l := &lane{n: n, at: at, db: d, now: &d.now, down: &d.down, events: make(chan event, 16), jobs: make(chan func()),
 			asks: make(chan time.Duration), says: make(chan said)}
-		l.store, err = store.Open(context.Background(), store.Options{URL: at, MaxConns: 3, Dial: l.dial})
-		require.NoError(t, err)
 		go l.work()
 		go l.watch()
 		d.lanes = append(d.lanes, l)
@@ -95,6 +104,23 @@ func (d *database) close() {
 	for _, l := range d.lanes {
 		close(l.jobs)
 		close(l.asks)
+		l.close()
+		for _, s := range l.free {
+			_ = s.Close()
+		}
+	}
+}
+
+// open makes the lane's pool anew, so that a seed does not depend on which
+// connections the one before has left.
+func (l *lane) open() (err error) {
+	l.close()
+	l.store, err = store.Open(context.Background(), store.Options{URL: l.at, MaxConns: maxConns, Dial: l.dial})
+	return err
+}
+
+func (l *lane) close() {
+	if l.store != nil {
 		_ = l.store.Close()
 	}
 }
@@ -106,23 +132,45 @@ func (l *lane) work() {
 	}
 }
 
+// dial gives the store a connection to the session that was used last and is free, or to a new one.
 func (l *lane) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	var d net.Dialer
-	server, err := d.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	w := newWire(l, server)
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	var s *session
+	if n := len(l.free); n > 0 {
+		s, l.free = l.free[n-1], l.free[:n-1]
+	} else {
+		var d net.Dialer
+		server, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		s = newSession(server)
+	}
+	w := newWire(l, s)
 	l.wires = append(l.wires, w)
-	l.mu.Unlock()
 	return w, nil
 }
 
-func (l *lane) forget(w *wire) {
+// forget is told that a connection is closed. Its session can be used again.
+func (l *lane) forget(w *wire) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.wires = slices.DeleteFunc(l.wires, func(x *wire) bool { return x == w })
+	at := slices.Index(l.wires, w)
+	if at < 0 {
+		return net.ErrClosed
+	}
+	l.wires = slices.Delete(l.wires, at, at+1)
+	w.session.rollBack()
+	if w.session.lost || w.session.hello == nil {
+		return w.session.Close()
+	}
+	l.free = append(l.free, w.session)
+	if len(l.free) > maxConns {
+		_ = l.free[0].Close()
+		l.free = slices.Delete(l.free, 0, 1)
+	}
+	return w.session.SetDeadline(time.Time{})
 }
 
 // cutIdle breaks all connections on which nothing is under way; the lane must have no call.
@@ -148,7 +196,7 @@ func (l *lane) waiting() (*wire, error) {
 	l.mu.Unlock()
 	for _, w := range wires {
 		var waits bool
-		if err := l.db.admin.QueryRow(waitsSQL, w.pid.Load()).Scan(&waits); err != nil {
+		if err := l.db.admin.QueryRow(waitsSQL, w.session.pid).Scan(&waits); err != nil {
 			return nil, fmt.Errorf("asking what lane %d waits for: %w", l.n, err)
 		}
 		if waits {

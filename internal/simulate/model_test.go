@@ -10,8 +10,8 @@ import (
 type tenant struct {
 	name string
 	id   fleet.InstallationID
-	// deleted: its deletion was accepted.
-	deleted bool
+	// deleted: its deletion was accepted. member: a group says what it does not set itself.
+	deleted, member bool
 	// asleep and package are what was asked for last, for the choice of the next request.
 	asleep bool
 	// env are the keys as acknowledged; each key is one client's alone.
@@ -57,8 +57,12 @@ func (w *world) created(in fleet.NewInstallation, acc fleet.Accepted) {
 	w.mu.Lock()
 	if _, known := w.tenants[in.Name]; !known {
 		w.names = append(w.names, in.Name)
-		w.tenants[in.Name] = &tenant{name: in.Name, id: acc.Installation.ID, env: maps.Clone(in.Env),
-			packages: map[int64]string{1: in.PackageRef}, memory: map[int64]string{}}
+		t := &tenant{name: in.Name, id: acc.Installation.ID, member: in.Group.Join != "", env: maps.Clone(in.Env),
+			packages: map[int64]string{}, memory: map[int64]string{}}
+		if !t.member {
+			t.packages[1] = in.PackageRef
+		}
+		w.tenants[in.Name] = t
 	}
 	w.mu.Unlock()
 	w.acknowledged(in.Key, in.OperationID, acc, func(*tenant, int64) {})

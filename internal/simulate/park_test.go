@@ -225,7 +225,7 @@ func (s *simulation) cut(x *parked, done bool) {
 		if x.stage == blocked {
 			w := x.at.wire
 			w.broken.Store(true)
-			s.db.outside(func() { _, _ = s.db.admin.Exec(cancelSQL, w.pid.Load()) })
+			s.db.outside(func() { _, _ = s.db.admin.Exec(cancelSQL, w.session.pid) })
 		} else {
 			v := cutBefore
 			if done && x.at.statement == "COMMIT" {

@@ -99,8 +99,8 @@ func TestPlantedBugs(t *testing.T) {
 					continue
 				}
 				found := out.violations[0]
-				fmt.Printf("found in seed %d after %v by %s: %s (%.150s)\n", n, time.Since(began).Round(10*time.Millisecond), found.invariant, b.name, found.detail)
-				require.Contains(t, b.finds, found.invariant, found.detail)
+				fmt.Printf("found in seed %d after %v by %s: %s (%.150s)\n", n, time.Since(began).Round(10*time.Millisecond), found.Invariant, b.name, found.Detail)
+				require.Contains(t, b.finds, found.Invariant, found.Detail)
 				return
 			}
 			require.Fail(t, "100 seeds did not find it")

@@ -65,6 +65,7 @@ func (s *simulation) start(slot int, worker fleet.WorkerID) {
 	flows := installation.Workflows(installation.Options{Places: places, Secrets: opener{}, HealthDeadline: s.draw.healthDeadline})
 	flows = append(flows, cluster.Workflows(map[fleet.ProviderKind]cluster.Provider{fleet.ProviderSim: gatedProvider{p}})...)
 	flows = append(flows, cluster.Drain(cluster.DrainOptions{Store: gatedStore{p}}))
+	flows = append(flows, p.rolloutWorkflow(log))
 	var err error
 	p.engine, err = engine.New(engine.Options{
 		Store: gatedStore{p}, Workflows: named(flows), Worker: worker, Slots: s.draw.slots, Gather: -1, Clock: clock{p},

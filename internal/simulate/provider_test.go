@@ -74,6 +74,7 @@ func mutates(kind sim.Call) bool {
 // planted bugs stand before the real one.
 type provider interface {
 	Ensure(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error)
+	Clone(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error)
 	Observe(ctx context.Context, ref fleet.InstanceRef) (fleet.InstanceStatus, error)
 	Power(ctx context.Context, ref fleet.InstanceRef, want fleet.Power) (fleet.InstanceStatus, error)
 	Delete(ctx context.Context, ref fleet.InstanceRef) error
@@ -91,6 +92,14 @@ func (g gatedProvider) Ensure(ctx context.Context, spec fleet.InstanceSpec) (st 
 	err = g.call(ctx, sim.CallEnsure, string(spec.ID), func(ctx context.Context, p provider) (err error) {
 		st, err = p.Ensure(ctx, spec)
 		g.p.s.world.addressed(spec)
+		return err
+	})
+	return st, err
+}
+
+func (g gatedProvider) Clone(ctx context.Context, spec fleet.InstanceSpec) (st fleet.InstanceStatus, err error) {
+	err = g.call(ctx, sim.CallClone, string(spec.ID), func(ctx context.Context, p provider) (err error) {
+		st, err = p.Clone(ctx, spec)
 		return err
 	})
 	return st, err

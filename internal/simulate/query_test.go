@@ -7,6 +7,8 @@ import (
 
 	"github.com/lib/pq"
 	"github.com/stretchr/testify/require"
+
+	"dormouse/internal/invariants"
 )
 
 func array(values []string) any { return pq.Array(values) }
@@ -27,16 +29,7 @@ func (d *database) strings(query string, args ...any) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var out []string
-	for rows.Next() {
-		var text string
-		if err := rows.Scan(&text); err != nil {
-			return nil, err
-		}
-		out = append(out, text)
-	}
-	return out, rows.Err()
+	return invariants.Texts(rows)
 }
 
 const resetSQL = `DO $$ DECLARE tables text; BEGIN
@@ -45,7 +38,7 @@ const resetSQL = `DO $$ DECLARE tables text; BEGIN
 	ALTER SEQUENCE operation_epoch RESTART;
 END $$`
 
-// reset empties the database.
+// reset empties the database, and opens the lanes.
 func (d *database) reset(t *testing.T) {
 	t.Helper()
 	d.down.Store(false)
@@ -54,4 +47,25 @@ func (d *database) reset(t *testing.T) {
 	defer cancel()
 	_, err := d.admin.ExecContext(ctx, resetSQL)
 	require.NoError(t, err, "emptying the database")
+	for _, l := range d.lanes {
+		l.step.Store(false)
+		require.NoError(t, l.open())
+	}
+}
+
+const tendSQL = `VACUUM (TRUNCATE false) installation, operation, instance, volume, event, address_lease, idempotency_key, host, cluster, package`
+
+// tend does what autovacuum does, at points of the history: it begins with empty
+// tables, and plans that were made for these are slow when there are a thousand rows. It
+// gathers no statistics, which would outlive the seed.
+func (s *simulation) tend() {
+	if s.world.operations() < s.nextTend {
+		return
+	}
+	s.nextTend *= 4
+	var err error
+	s.db.outside(func() { _, err = s.db.admin.Exec(tendSQL) })
+	if err != nil {
+		s.fail("tending the tables: %v", err)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/invariants"
 	"dormouse/internal/provider/sim"
 	"dormouse/internal/store"
 )
@@ -24,7 +25,7 @@ var packageRefs = []string{"web@1", "web@2", "plain@1"}
 type outcome struct {
 	seed                       uint64
 	digest                     string
-	violations                 []violation
+	violations                 []invariants.Violation
 	operations, crashes, turns int
 	simulated                  time.Duration
 	coverage                   coverage
@@ -48,7 +49,7 @@ func runSeed(t *testing.T, db *database, seed uint64, o options) outcome {
 	db.reset(t)
 	var out outcome
 	synctest.Test(t, func(t *testing.T) {
-		s := &simulation{t: t, seed: seed, size: o.size, rng: rand.New(rand.NewPCG(seed, 0)), db: db, bug: o.bug, arrived: make(chan struct{}, 1),
+		s := &simulation{t: t, seed: seed, size: o.size, rng: rand.New(rand.NewPCG(seed, 0)), db: db, bug: o.bug, arrived: make(chan struct{}, 1), nextTend: 20,
 			steps: map[fleet.OperationID]string{}, coverage: coverage{}, logTo: o.log, trace: trace{sum: sha256.New(), keep: o.keep, print: o.print}}
 		s.world = newWorld(s)
 		began := time.Now()
@@ -135,8 +136,10 @@ func (s *simulation) setUp() bool {
 				return err
 			}
 		}
-		_, err := st.CreateCluster(ctx, in)
-		return err
+		if _, err := st.CreateCluster(ctx, in); err != nil {
+			return err
+		}
+		return createGroups(ctx, st)
 	})
 	if err != nil {
 		s.fail("setting up: %v", err)

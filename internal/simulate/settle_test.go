@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/invariants"
 	"dormouse/internal/store"
 )
 
@@ -19,20 +20,6 @@ const (
 	watchStraysFor = 12 * time.Minute
 )
 
-const openSQL = `SELECT resource_name || ' ' || kind || ' ' || state || ' at ' || step || ': ' || wait_reason || ' ' || error FROM operation
-WHERE state IN ('active', 'queued') ORDER BY id`
-
-// unappliedSQL finds what is stable on an older configuration than the desired one,
-// because the update to that failed or was cancelled, and said so: asked for
-// again, it must come.
-const unappliedSQL = `SELECT i.id FROM installation i JOIN instance x ON x.installation_id = i.id AND x.serving AND x.deleted_at IS NULL
-WHERE i.state = 'stable' AND (coalesce(x.spec -> 'env', '{}') <> i.env OR (x.spec ->> 'memory_mib')::int <> i.memory_mib OR x.spec ->> 'package_id' <> i.package_id)
-	AND EXISTS (SELECT FROM operation o WHERE o.resource_id = i.id AND o.kind = 'update' AND o.state IN ('failed', 'cancelled')
-		AND o.generation > (x.spec ->> 'generation')::bigint) ORDER BY i.id`
-
-// restlessSQL finds installations that a retry may bring further.
-const restlessSQL = `SELECT id FROM installation WHERE state LIKE '%-failed' OR state IN ('exited', 'crash-looping') ORDER BY id`
-
 // settleDown goes on until everything has come to its end, and what failed was
 // asked for again; false where that does not come.
 func (s *simulation) settleDown() bool {
@@ -46,7 +33,8 @@ func (s *simulation) settleDown() bool {
 			if !s.goOn(lookEvery) {
 				return false
 			}
-			open := s.strings(openSQL)
+			s.cancelRollouts()
+			open := s.strings(invariants.Open)
 			if len(open) == 0 {
 				break
 			}
@@ -55,7 +43,7 @@ func (s *simulation) settleDown() bool {
 				return false
 			}
 		}
-		restless, unapplied := s.strings(restlessSQL), s.strings(unappliedSQL)
+		restless, unapplied := s.strings(invariants.Restless), s.strings(invariants.Unapplied)
 		if len(restless)+len(unapplied) == 0 {
 			break
 		}
@@ -80,7 +68,7 @@ func (s *simulation) settleDown() bool {
 
 // calm: during the watch nothing began anew.
 func (s *simulation) calm() bool {
-	if open := s.strings(openSQL); len(open) > 0 {
+	if open := s.strings(invariants.Open); len(open) > 0 {
 		s.world.broken("Quiescence", "there is work again though nobody asked for any: %v", open[:min(5, len(open))])
 		return false
 	}

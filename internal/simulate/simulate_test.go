@@ -38,10 +38,16 @@ var fullSize = size{installations: 100, operations: 1000, crashes: 20}
 // total is what many seeds came to.
 type total struct {
 	Seeds, Operations, Crashes, Violations int
-	Coverage                               coverage
+	// LeastOperations and LeastCrashes are those of the seed that had the fewest.
+	LeastOperations, LeastCrashes int
+	Coverage                      coverage
 }
 
 func (t *total) add(o total) {
+	if t.Seeds == 0 {
+		t.LeastOperations, t.LeastCrashes = o.LeastOperations, o.LeastCrashes
+	}
+	t.LeastOperations, t.LeastCrashes = min(t.LeastOperations, o.LeastOperations), min(t.LeastCrashes, o.LeastCrashes)
 	t.Seeds, t.Operations, t.Crashes, t.Violations = t.Seeds+o.Seeds, t.Operations+o.Operations, t.Crashes+o.Crashes, t.Violations+o.Violations
 	if t.Coverage == nil {
 		t.Coverage = coverage{}
@@ -66,8 +72,16 @@ func TestSeeds(t *testing.T) {
 		return
 	}
 	fmt.Println(all.Coverage.table())
-	fmt.Printf("simulate.seeds %d count\nsimulate.violations %d count\nsimulate.operations %d count\nsimulate.crashes %d count\nsimulate.seconds %.1f s\n",
-		all.Seeds, all.Violations, all.Operations, all.Crashes, time.Since(began).Seconds())
+	for _, count := range []struct {
+		name string
+		n    int
+	}{
+		{"seeds", all.Seeds}, {"violations", all.Violations}, {"operations", all.Operations}, {"operations_min", all.LeastOperations},
+		{"crashes", all.Crashes}, {"crashes_min", all.LeastCrashes}, {"steps_x_faults", all.Coverage.pairs()},
+	} {
+		fmt.Printf("simulate.%s %d count\n", count.name, count.n)
+	}
+	fmt.Printf("simulate.seconds %.1f s\n", time.Since(began).Seconds())
 }
 
 func playSeeds(t *testing.T) total {
@@ -87,9 +101,10 @@ func playSeeds(t *testing.T) total {
 		fmt.Printf("seed %d: trace %s, %d operations, %d crashes, %d turns, %v simulated in %v\n", seed, out.digest, out.operations, out.crashes,
 			out.turns, out.simulated.Round(time.Second), time.Since(at).Round(10*time.Millisecond))
 		for _, v := range out.violations {
-			t.Errorf("seed %d: %s does not hold: %s\nplay it again: make simulate SEEDS=1 FIRST=%d TRACE=true", seed, v.invariant, v.detail, seed)
+			t.Errorf("seed %d: %s does not hold: %s\nplay it again: make simulate SEEDS=1 FIRST=%d TRACE=true", seed, v.Invariant, v.Detail, seed)
 		}
-		all.add(total{1, out.operations, out.crashes, len(out.violations), out.coverage})
+		all.add(total{Seeds: 1, Operations: out.operations, Crashes: out.crashes, Violations: len(out.violations),
+			LeastOperations: out.operations, LeastCrashes: out.crashes, Coverage: out.coverage})
 	}
 	return all
 }

@@ -43,6 +43,7 @@ type simulation struct {
 	// agenda holds what is to be done at a time.
 	agenda         []appointment
 	nextSweep      time.Time
+	nextTend       int
 	databaseOffset time.Duration
 	faults         []*fault
 	faultsOver     bool
@@ -141,6 +142,7 @@ func (s *simulation) turn() {
 	synctest.Wait()
 	s.turns++
 	s.keepAppointments()
+	s.tend()
 	synctest.Wait()
 	s.world.look()
 	all := s.candidates()

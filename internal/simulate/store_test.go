@@ -22,6 +22,7 @@ type backend interface {
 	installation.Requests
 	cluster.DrainStore
 	ControlHost(ctx context.Context, in fleet.HostControl) (fleet.HostView, error)
+	groups
 	CreateInstallation(ctx context.Context, in fleet.NewInstallation) (fleet.Accepted, error)
 	CreateCluster(ctx context.Context, in fleet.NewCluster) (fleet.ClusterView, error)
 	CreatePackage(ctx context.Context, p fleet.Package) (fleet.Package, error)

@@ -58,6 +58,14 @@ func (s *simulation) hit(fault, step string) {
 	s.coverage.add(fault, step, 1)
 }
 
+// pairs is how many steps × faults have been seen.
+func (c coverage) pairs() (n int) {
+	for _, faults := range c {
+		n += len(faults)
+	}
+	return n
+}
+
 // table prints steps × faults.
 func (c coverage) table() string {
 	kinds := map[string]bool{}

@@ -1,14 +1,11 @@
 package simulate
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"net"
 	"sync/atomic"
-	"time"
 )
 
 // wire is one connection of the store to Postgres, seen message by message
@@ -16,16 +13,12 @@ import (
 // before the Write that completes it returns.
 type wire struct {
 	net.Conn
-	lane       *lane
-	fromServer *bufio.Reader
+	lane    *lane
+	session *session
+	names   statements
 	// request gathers what was written, answer what is to be read.
 	request, answer []byte
 	started         bool
-	// status is the transaction's: I is none, T within, E failed.
-	status byte
-	// told is the time that the session was given last.
-	told int64
-	pid  atomic.Uint32
 	// verdict says what becomes of the statement that is parked.
 	verdict chan verdict
 	// broken: the client reads nothing more.
@@ -45,8 +38,8 @@ const (
 
 const timeSetting = "dormouse.simulated_now"
 
-func newWire(l *lane, server net.Conn) *wire {
-	return &wire{Conn: server, lane: l, fromServer: bufio.NewReaderSize(server, 16<<10), verdict: make(chan verdict, 1)}
+func newWire(l *lane, s *session) *wire {
+	return &wire{Conn: s, lane: l, session: s, names: statements{}, verdict: make(chan verdict, 1)}
 }
 
 // Write implements net.Conn.
@@ -76,17 +69,21 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// startUp passes the start of a session through.
+// startUp answers the start of a connection. The first one starts its session.
 func (w *wire) startUp() {
 	if len(w.request) < 4 || len(w.request) < int(binary.BigEndian.Uint32(w.request)) {
 		return
 	}
 	w.started = true
-	if w.lane.down.Load() {
+	switch s := w.session; {
+	case w.lane.down.Load():
 		w.broken.Store(true)
 		w.answer = fatal("57P03", "the database system is starting up")
-	} else {
-		w.forward(w.request, true)
+	case s.hello == nil:
+		s.hello = s.send(w.request, nil)
+		w.answer = bytes.Clone(s.hello)
+	default:
+		w.answer = bytes.Clone(s.hello)
 	}
 	w.request = w.request[:0]
 }
@@ -108,8 +105,11 @@ func (w *wire) parse() (statement string, complete bool) {
 				return text, true
 			}
 			return "", true // BEGIN
-		case 'S', 'X':
+		case 'S':
 			return statement, true
+		case 'X': // the connection ends; the session does not
+			w.broken.Store(true)
+			return "", true
 		}
 		at = end
 	}
@@ -127,70 +127,32 @@ func (w *wire) handle(statement string) {
 		w.breakOff()
 		return
 	}
-	w.forward(w.withTime(), v == pass)
+	w.forward()
 	if v == cutAfter {
 		w.breakOff()
 	}
 }
 
-// withTime tells the session the time before a request outside of a transaction,
-// in one write with it; it returns what is still to be sent.
-func (w *wire) withTime() []byte {
-	now := w.lane.now.Load()
-	if w.status != 'I' || now == w.told {
-		return w.request
-	}
-	w.told = now
-	text := "SET " + timeSetting + " = '" + time.UnixMicro(now).UTC().Format("2006-01-02 15:04:05.000000Z") + "'\x00"
-	if _, err := w.Conn.Write(append(message('Q', []byte(text)), w.request...)); err != nil {
-		w.broken.Store(true)
-	}
-	w.receive(false)
-	return nil
-}
-
 // forward sends a request and receives the answer to it.
-func (w *wire) forward(request []byte, keep bool) {
-	if len(request) > 0 {
-		if _, err := w.Conn.Write(request); err != nil {
-			w.broken.Store(true)
-			return
-		}
+func (w *wire) forward() {
+	s := w.session
+	request, before, fresh := w.names.rename(s, w.request)
+	request, extra := s.withTime(request, w.lane.now.Load())
+	if extra > 0 {
+		s.send(request, nil)
+		w.answer = s.receive(append(w.answer[:0], before...))
+	} else {
+		w.answer = s.send(request, append(w.answer[:0], before...))
 	}
-	w.receive(keep)
-	if w.broken.Load() && keep { // meanwhile
-		w.answer = w.answer[:0]
+	if len(w.answer) > len(before) && w.answer[len(before)] == '1' {
+		fresh()
+	}
+	switch {
+	case s.lost:
+		w.broken.Store(true)
+	case w.broken.Load(): // meanwhile; what was under way was cancelled, and that may come late
 		w.breakOff()
-	}
-}
-
-// receive reads the server's messages until it is ready for the next request.
-func (w *wire) receive(keep bool) {
-	if keep {
-		w.answer = w.answer[:0]
-	}
-	for {
-		head, err := w.fromServer.Peek(5)
-		if err != nil {
-			w.broken.Store(true)
-			return
-		}
-		kind := head[0]
-		whole := make([]byte, 1+int(binary.BigEndian.Uint32(head[1:])))
-		if _, err := io.ReadFull(w.fromServer, whole); err != nil {
-			w.broken.Store(true)
-			return
-		}
-		if keep {
-			w.answer = append(w.answer, whole...)
-		}
-		switch kind {
-		case 'K':
-			w.pid.Store(binary.BigEndian.Uint32(whole[5:]))
-		case 'Z':
-			w.status = whole[5]
-			return
-		}
+		s.lost = true
 	}
 }
 
@@ -198,25 +160,9 @@ func (w *wire) receive(keep bool) {
 // are gone when the client learns of it.
 func (w *wire) breakOff() {
 	w.broken.Store(true)
-	if w.status == 'T' || w.status == 'E' {
-		if _, err := w.Conn.Write(message('Q', []byte("ROLLBACK\x00"))); err == nil {
-			w.receive(false)
-		}
-	}
+	w.answer = nil
+	w.session.rollBack()
 }
 
 // Close implements net.Conn.
-func (w *wire) Close() error {
-	w.lane.forget(w)
-	return w.Conn.Close()
-}
-
-func message(kind byte, body []byte) []byte {
-	m := append([]byte{kind}, binary.BigEndian.AppendUint32(nil, uint32(len(body)+4))...)
-	return append(m, body...)
-}
-
-// fatal is an error that ends a session.
-func fatal(code, text string) []byte {
-	return message('E', fmt.Appendf(nil, "SFATAL\x00VFATAL\x00C%s\x00M%s\x00\x00", code, text))
-}
+func (w *wire) Close() error { return w.lane.forget(w) }

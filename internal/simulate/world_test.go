@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/invariants"
 	"dormouse/internal/provider/sim"
 )
 
@@ -19,7 +20,7 @@ type world struct {
 	dirty atomic.Bool
 
 	mu         sync.Mutex
-	violations []violation
+	violations []invariants.Violation
 	claims     map[fleet.OperationID]claim
 	// served is the highest epoch, as the claims know it, that has reached an object.
 	served map[string]fleet.Epoch
@@ -31,9 +32,10 @@ type world struct {
 	names     []string
 	accepted  int
 	replies   map[string]reply
+	// revisions counts those acknowledged, rollouts are the last ones, by group.
+	revisions map[string]int
+	rollouts  map[string]fleet.RolloutID
 }
-
-type violation struct{ invariant, detail string }
 
 type claim struct {
 	epoch fleet.Epoch
@@ -47,7 +49,7 @@ type callKey struct {
 
 func newWorld(s *simulation) *world {
 	return &world{s: s, claims: map[fleet.OperationID]claim{}, served: map[string]fleet.Epoch{}, last: map[callKey]sim.Entry{},
-		addresses: map[fleet.InstanceID]string{}, tenants: map[string]*tenant{}, replies: map[string]reply{}}
+		addresses: map[fleet.InstanceID]string{}, tenants: map[string]*tenant{}, replies: map[string]reply{}, revisions: map[string]int{}, rollouts: map[string]fleet.RolloutID{}}
 }
 
 // maxViolations is enough to see what is wrong.
@@ -55,8 +57,8 @@ const maxViolations = 20
 
 // broken records that an invariant does not hold.
 func (w *world) broken(invariant, format string, args ...any) {
-	v := violation{invariant, fmt.Sprintf(format, args...)}
-	w.s.note("VIOLATION of %s: %s", v.invariant, v.detail)
+	v := invariants.Violation{Invariant: invariant, Detail: fmt.Sprintf(format, args...)}
+	w.s.note("VIOLATION of %s: %s", v.Invariant, v.Detail)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.violations) < maxViolations {

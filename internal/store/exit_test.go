@@ -106,9 +106,9 @@ func TestExpectedAndRoute(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, instances, 1)
 	x := instances[0]
-	require.WithinDuration(t, time.Now(), x.ChangedAt, time.Minute)
+	require.Less(t, x.Rested, time.Minute)
 	require.Equal(t, fleet.ExpectedInstance{ID: v.Instance.ID, InstallationID: v.ID, InstallationName: "hello", HostID: v.HeldHostID,
-		ProviderRef: v.Instance.ProviderRef, Power: fleet.PowerOn, Serving: true, OperationActive: true, State: fleet.StateUpdateRequested, ChangedAt: x.ChangedAt}, x)
+		ProviderRef: v.Instance.ProviderRef, Power: fleet.PowerOn, Serving: true, OperationActive: true, State: fleet.StateUpdateRequested, Rested: x.Rested}, x)
 	volumes, err := w.ExpectedVolumes(ctx, w.cluster.ID)
 	require.NoError(t, err)
 	require.Len(t, volumes, 1)

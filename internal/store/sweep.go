@@ -3,12 +3,14 @@ package store
 import (
 	"context"
 	"database/sql"
+	"time"
 
 	"dormouse/internal/fleet"
 )
 
 const (
-	expectedInstancesSQL = `SELECT x.id, i.id, i.name, x.host_id, x.provider_ref, x.power, x.serving, o.id IS NOT NULL, i.state, i.updated_at
+	expectedInstancesSQL = `SELECT x.id, i.id, i.name, x.host_id, x.provider_ref, x.power, x.serving, o.id IS NOT NULL, i.state,
+	(extract(epoch FROM dormouse_now() - i.updated_at) * 1000)::bigint
 FROM instance x
 JOIN installation i ON i.id = x.installation_id
 LEFT JOIN operation o ON o.resource_id = i.id AND o.state = 'active'
@@ -29,9 +31,10 @@ func (s *Store) ExpectedInstances(ctx context.Context, cluster fleet.ClusterID) 
 	err := s.read(func(tx *Tx) error {
 		return tx.each(ctx, "listing a cluster's instances", func(rows *sql.Rows) error {
 			var x fleet.ExpectedInstance
+			var rested int64
 			err := rows.Scan(&x.ID, &x.InstallationID, &x.InstallationName, &x.HostID, &x.ProviderRef, &x.Power, &x.Serving,
-				&x.OperationActive, &x.State, &x.ChangedAt)
-			x.ChangedAt = x.ChangedAt.UTC()
+				&x.OperationActive, &x.State, &rested)
+			x.Rested = time.Duration(rested) * time.Millisecond
 			out = append(out, x)
 			return err
 		}, expectedInstancesSQL, cluster)

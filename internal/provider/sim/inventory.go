@@ -16,6 +16,8 @@ type Machine struct {
 	// VolumeID is empty where it has none.
 	VolumeID  fleet.VolumeID
 	MemoryMiB int64
+	// Clone: a throw-away copy, which does not serve.
+	Clone bool
 }
 
 // Inventory returns everything that there is in a cluster, in order of the IDs.
@@ -34,7 +36,7 @@ func (p *Provider) Inventory(id fleet.ClusterID) ([]Machine, []fleet.VolumeStatu
 	for _, id := range c.sortedIDs() {
 		if in := c.instances[id]; in != nil {
 			machines = append(machines, Machine{ID: in.ID, InstallationID: in.Installation, HostID: in.Host,
-				Power: in.Power, Epoch: in.Epoch, VolumeID: in.Volume, MemoryMiB: in.MemoryMiB})
+				Power: in.Power, Epoch: in.Epoch, VolumeID: in.Volume, MemoryMiB: in.MemoryMiB, Clone: in.Clone})
 		}
 	}
 	volumes := make([]fleet.VolumeStatus, 0, len(c.volumes))

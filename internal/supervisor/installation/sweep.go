@@ -110,6 +110,7 @@ func (s *Sweeper) Sweep(ctx context.Context, cluster fleet.Cluster) (r Report, e
 	if p.rows, err = s.o.Store.ExpectedInstances(ctx, cluster.ID); err != nil {
 		return r, fmt.Errorf("sweeping cluster %s: %w", cluster.Name, err)
 	}
+	p.took = s.o.Clock.Now().Sub(p.now)
 	p.compare()
 	if err := p.compareVolumes(ctx); err != nil {
 		return r, fmt.Errorf("sweeping cluster %s: %w", cluster.Name, err)
@@ -136,6 +137,8 @@ type pass struct {
 	place   Place
 	memory  *memory
 	now     time.Time
+	// took is how long it took until the rows were read.
+	took    time.Duration
 	r       *Report
 	log     logrus.FieldLogger
 	listed  map[fleet.InstanceID]fleet.InstanceStatus

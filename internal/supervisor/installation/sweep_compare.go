@@ -21,7 +21,7 @@ func (p *pass) add(f Finding) { p.r.Findings = append(p.r.Findings, f) }
 // resting tells whether a row may be judged: nobody is at work on it, and it has
 // been left alone long enough for the list to have seen the same.
 func (p *pass) resting(row fleet.ExpectedInstance) bool {
-	return !row.OperationActive && p.now.Sub(row.ChangedAt) >= p.o.Settle
+	return !row.OperationActive && row.Rested-p.took >= p.o.Settle
 }
 
 // wantedOn tells whether the instance should be on now.

@@ -109,7 +109,7 @@ func newSweepWorld(t *testing.T, change ...func(*SweeperOptions)) *sweepWorld {
 // serve adds a stable installation with its machine on.
 func (w *sweepWorld) serve(name string) fleet.InstanceID {
 	row := fleet.ExpectedInstance{ID: fleet.InstanceID("x-" + name), InstallationID: fleet.InstallationID("i-" + name), InstallationName: name,
-		HostID: "h1", Power: fleet.PowerOn, Serving: true, State: fleet.StateStable, ChangedAt: w.clock.Now().Add(-time.Hour)}
+		HostID: "h1", Power: fleet.PowerOn, Serving: true, State: fleet.StateStable, Rested: time.Hour}
 	w.store.rows[row.ID] = row
 	w.machine(row.ID, row.InstallationID, fleet.PowerOn, time.Hour)
 	return row.ID

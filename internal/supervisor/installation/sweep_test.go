@@ -173,7 +173,7 @@ func TestSweepLeavesAlone(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*fleet.ExpectedInstance){
 		"OperationActive": func(r *fleet.ExpectedInstance) { r.OperationActive = true },
-		"JustWritten":     func(r *fleet.ExpectedInstance) { r.ChangedAt = r.ChangedAt.Add(time.Hour - 29*time.Second) },
+		"JustWritten":     func(r *fleet.ExpectedInstance) { r.Rested = 29 * time.Second },
 		"Hibernating": func(r *fleet.ExpectedInstance) {
 			r.State, r.Power, r.Serving = fleet.StateHibernating, fleet.PowerOff, false
 		},
