@@ -442,19 +442,7 @@ func (m *members) health(cluster fleet.ClusterID, health map[fleet.InstallationI
 			continue
 		}
 		was := x.BadSince
-		x.Health, x.ObservedAt = h, now
-		switch {
-		case h == fleet.HealthHealthy:
-			x.BadSince = time.Time{}
-			if x.GoodSince.IsZero() {
-				x.GoodSince = now
-			}
-		case h == fleet.HealthUnhealthy:
-			x.GoodSince = time.Time{}
-			if was.IsZero() {
-				x.BadSince = now
-			}
-		}
+		rollout.Observed(x, h, now)
 		if was.IsZero() != x.BadSince.IsZero() {
 			changed[x.InstallationID] = true
 		}
