@@ -180,8 +180,8 @@ type RolloutMember struct {
 	// rollout's is under way on it (it is being created, deleted, woken, …).
 	Asleep bool `json:"asleep"`
 	Busy   bool `json:"busy"`
-	// Health is what its provider answered when last asked; BadSince is since
-	// when it has been answering badly without interruption, zero where it is not.
+	// Health is what its provider answered when last asked; BadSince is since when it
+	// has been answering badly, with no two good answers in a row, zero where it is not.
 	// Of a member that was not begun, it tells of the release before.
 	Health   HealthState `json:"health,omitempty"`
 	BadSince time.Time   `json:"bad_since,omitzero"`

@@ -36,10 +36,14 @@ type waveCount struct {
 	// free are waiting and may be begun now; postponed are waiting and answer
 	// badly; busy are waiting and in somebody else's hands.
 	free, postponed, busy int
-	working, proving      int
+	// unsure of those postponed have not answered badly for long enough for that to count.
+	unsure           int
+	working, proving int
 	// judged have come to an end, whichever. live have the new release, and
 	// mature of them have been watched for long enough.
 	judged, live, mature int
+	// answering of those live are awake and give an answer; ailing answer badly at this moment.
+	answering, ailing int
 }
 
 // census is one look at all members.
@@ -286,6 +290,9 @@ func (c *census) count(m *fleet.RolloutMember, s standing) {
 			w.busy++
 		case !m.Asleep && badRun(m) > 0:
 			w.postponed++
+			if badRun(m) < c.control.patience {
+				w.unsure++
+			}
 		default:
 			w.free++
 		}
@@ -296,6 +303,15 @@ func (c *census) count(m *fleet.RolloutMember, s standing) {
 		return
 	}
 	c.begun++
+	if s != standWorking && s != standOld && !m.Asleep && !m.Busy {
+		switch m.Health {
+		case fleet.HealthUnhealthy:
+			w.ailing++
+			w.answering++
+		case fleet.HealthHealthy:
+			w.answering++
+		}
+	}
 	switch s {
 	case standWorking, standProving:
 		if s == standProving {

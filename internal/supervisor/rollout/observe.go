@@ -64,6 +64,25 @@ type control struct {
 	clusters map[fleet.ClusterID]*answers
 }
 
+// Observed notes an answer about a member's health. One good answer among bad
+// ones ends nothing: two in a row do, for an observer can be wrong.
+func Observed(m *fleet.RolloutMember, answer fleet.HealthState, at time.Time) {
+	m.Health, m.ObservedAt = answer, at
+	switch answer {
+	case fleet.HealthHealthy:
+		if m.GoodSince.IsZero() {
+			m.GoodSince = at
+		} else {
+			m.BadSince = time.Time{}
+		}
+	case fleet.HealthUnhealthy:
+		if m.BadSince.IsZero() {
+			m.BadSince = at
+		}
+		m.GoodSince = time.Time{}
+	}
+}
+
 // badRun is for how long a member has been answering badly without a break, as
 // far as it was seen. What it ran before its last operation ended does not count.
 func badRun(m *fleet.RolloutMember) time.Duration {

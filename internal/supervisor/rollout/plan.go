@@ -18,7 +18,8 @@ const growth = 4
 // broken by a hash of the ID. The first two waves of each ring are drawn over all
 // sizes, clusters and values of labels, awake and asleep; later ones are random,
 // and each makes what was begun at least twice as many. Members that are busy or
-// answer badly now come late: they would prove little.
+// answer badly now come late: they would prove little. If most answer badly it is
+// rather the observer, and they are taken as they come.
 func Plan(spec fleet.RolloutSpec, members []fleet.RolloutMember) []fleet.RolloutMember {
 	p := newPlanner(members)
 	var plan []fleet.RolloutMember
@@ -69,6 +70,8 @@ type planner struct {
 	strata  [][]int32
 	// share is how large a part of the members each stratum has.
 	share []float64
+	// fewBad: most of those awake answer well, so that the others can be left for later.
+	fewBad bool
 }
 
 func newPlanner(members []fleet.RolloutMember) *planner {
@@ -87,6 +90,16 @@ func newPlanner(members []fleet.RolloutMember) *planner {
 	for i, k := range keys {
 		p.members[i] = members[k.at]
 	}
+	bad, awake := 0, 0
+	for i := range members {
+		if !members[i].Asleep {
+			awake++
+		}
+		if !members[i].BadSince.IsZero() {
+			bad++
+		}
+	}
+	p.fewBad = 2*bad <= awake
 	p.stratify()
 	return p
 }
@@ -146,7 +159,7 @@ func (p *planner) late(i int) int {
 	switch {
 	case m.State == fleet.MemberGone:
 		return 2
-	case m.Busy, !m.BadSince.IsZero():
+	case m.Busy, p.fewBad && !m.BadSince.IsZero():
 		return 1
 	}
 	return 0

@@ -131,6 +131,24 @@ func TestFirstWaveHasEveryStratum(t *testing.T) {
 	}
 }
 
+// Else the first waves were sleepers only, of which nobody sees how they do.
+func TestPlanDoubtsTheObserver(t *testing.T) {
+	t.Parallel()
+	members := fleetOf(300)
+	for i := range members {
+		if members[i].Asleep = i%4 == 0; !members[i].Asleep {
+			members[i].BadSince = epoch
+		}
+	}
+	awake := 0
+	for _, m := range Plan(fleet.RolloutSpec{FirstWave: 10}, members)[:10] {
+		if !m.Asleep {
+			awake++
+		}
+	}
+	require.GreaterOrEqual(t, awake, 6)
+}
+
 func TestPlanTakesTheDoubtfulLate(t *testing.T) {
 	t.Parallel()
 	members := fleetOf(300)

@@ -15,6 +15,19 @@ const soakedShare = 0.1
 // may have been tried again, or be out of sight.
 const matureShare = 0.95
 
+// unsureShare of the members of the open waves may have begun to answer badly
+// before the release is put on them. More are no reason to leave them out and to go on
+// to later waves: they are themselves again soon, or the observer is in doubt.
+const unsureShare = 0.2
+
+// ailingShare of the members with the release may answer badly at the moment at
+// which their wave is left. An observer that is wrong now and then makes it hard
+// to say of any one of them that it is bad for good.
+const ailingShare = 0.25
+
+// unsureLook is how soon to look again at what changes from one answer to the next.
+const unsureLook = 15 * time.Second
+
 // busyGrace is for how long the end of a rollout waits for members that are
 // still in somebody else's hands.
 const busyGrace = 10 * time.Minute
@@ -67,6 +80,10 @@ func (c *census) waits(d *Decision, last bool) (fleet.Reason, string) {
 	if sum.free > 0 {
 		return fleet.WaitMembers, fmt.Sprintf("%s: %d installations wait for a slot", what, sum.free)
 	}
+	if float64(sum.unsure) > unsureShare*float64(sum.members) {
+		c.wake(unsureLook)
+		return fleet.WaitObserver, fmt.Sprintf("%s: %d of %d installations have begun to answer badly without the release", what, sum.unsure, sum.members)
+	}
 	if last && sum.postponed > 0 {
 		return fleet.WaitMembers, fmt.Sprintf("%s: %d installations that answer badly come last", what, sum.postponed)
 	}
@@ -78,6 +95,10 @@ func (c *census) waits(d *Decision, last bool) (fleet.Reason, string) {
 	}
 	if need := sum.live - sum.allowance(); sum.mature < need {
 		return fleet.WaitSoak, fmt.Sprintf("%s: %d of %d installations have been watched for %s", what, sum.mature, sum.live, c.soaks[min(d.Ring, len(c.soaks)-1)])
+	}
+	if float64(sum.ailing) > ailingShare*float64(sum.answering) {
+		c.wake(unsureLook)
+		return fleet.WaitSoak, fmt.Sprintf("%s: %d of %d installations that have the release answer badly at this moment", what, sum.ailing, sum.answering)
 	}
 	if least := min(c.v.Rollout.Spec.MinSamples, sum.members-sum.busy); last && sum.judged < least {
 		return fleet.WaitSamples, fmt.Sprintf("%s: %d of at least %d installations have been judged", what, sum.judged, least)
@@ -117,6 +138,9 @@ func (w *waveCount) add(o waveCount) {
 	w.members += o.members
 	w.free += o.free
 	w.postponed += o.postponed
+	w.unsure += o.unsure
+	w.answering += o.answering
+	w.ailing += o.ailing
 	w.busy += o.busy
 	w.working += o.working
 	w.proving += o.proving

@@ -209,19 +209,7 @@ func (p *player) lookAt(n int) bool {
 	now := p.time(p.now)
 	health := p.answer(p.tenantOf[n], p.now)
 	changed := health != m.Health
-	m.Health, m.ObservedAt = health, now
-	switch health {
-	case fleet.HealthHealthy:
-		if m.GoodSince.IsZero() {
-			m.GoodSince = now
-		}
-		m.BadSince = time.Time{}
-	case fleet.HealthUnhealthy:
-		if m.BadSince.IsZero() {
-			m.BadSince = now
-		}
-		m.GoodSince = time.Time{}
-	}
+	rollout.Observed(m, health, now)
 	return changed
 }
 

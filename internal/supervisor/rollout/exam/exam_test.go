@@ -33,6 +33,7 @@ func TestSample(t *testing.T) {
 		require.False(t, r.TooMany(), "%s", r)
 		require.False(t, r.SlowBack(), "%s", r)
 		require.Equal(t, r.Release.Bad(), r.Halted(), "%s", r)
+		require.Equal(t, r.Release.Bad(), r.Touched > 0, "%s", r)
 	}
 	figures := map[string]float64{}
 	for _, f := range Score(results) {

@@ -33,8 +33,10 @@ type Result struct {
 }
 
 // Halted tells whether the release was judged bad.
-func (r *Result) Halted() bool {
-	return r.State == fleet.RolloutHalted || r.State == fleet.RolloutRollingBack || r.State == fleet.RolloutRolledBack
+func (r *Result) Halted() bool { return halted(r.State) }
+
+func halted(s fleet.RolloutState) bool {
+	return s == fleet.RolloutHalted || s == fleet.RolloutRollingBack || s == fleet.RolloutRolledBack
 }
 
 const (
@@ -194,7 +196,7 @@ func (p *player) decide() time.Duration {
 	p.result.Deciding += time.Since(real)
 	p.result.Decisions++
 	r := &v.Rollout
-	if r.State == fleet.RolloutRunning && (d.State == fleet.RolloutHalted || d.State == fleet.RolloutRollingBack) {
+	if r.State == fleet.RolloutRunning && halted(d.State) { // rolled back at once where all had failed
 		p.halted, p.haltedAt = true, p.now
 		p.result.Reason, p.result.Detail = d.Reason, d.Detail
 		for i := range v.Members {

@@ -84,6 +84,9 @@ type tenant struct {
 // spell is a time in which an installation answers badly whatever the release.
 type spell struct{ from, to time.Duration }
 
+// since is for how long everybody has been up when a rollout begins.
+const since = 1000 * time.Hour
+
 // never is after any exam.
 const never = time.Duration(math.MaxInt64)
 
@@ -152,7 +155,7 @@ func newWorld(r *Release) (*world, error) {
 		}
 		t.asleep = t.dice.roll(diceAsleep) < r.Asleep
 		t.verifiable = t.dice.roll(diceUnverifiable) >= r.Churn.Unverifiable
-		t.badAt = never
+		t.upAt, t.badAt = -since, never
 		w.trouble(t)
 	}
 	return w, w.afflict()

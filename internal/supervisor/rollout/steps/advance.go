@@ -472,19 +472,7 @@ func (m *members) health(cluster fleet.ClusterID, health Health, now time.Time, 
 // observed takes one answer about a member; changed is told where it turned.
 func observed(x *fleet.RolloutMember, h fleet.HealthState, now time.Time, changed map[fleet.InstallationID]bool) {
 	was := x.BadSince
-	x.Health, x.ObservedAt = h, now
-	switch h {
-	case fleet.HealthHealthy:
-		x.BadSince = time.Time{}
-		if x.GoodSince.IsZero() {
-			x.GoodSince = now
-		}
-	case fleet.HealthUnhealthy:
-		x.GoodSince = time.Time{}
-		if was.IsZero() {
-			x.BadSince = now
-		}
-	}
+	rollout.Observed(x, h, now)
 	if was.IsZero() != x.BadSince.IsZero() {
 		changed[x.InstallationID] = true
 	}
