@@ -214,7 +214,7 @@ func (l *lane) watch() {
 }
 
 func (l *lane) look(patience time.Duration) said {
-	for ; ; patience = 500 * time.Microsecond {
+	for ; ; patience = max(2*patience, time.Millisecond) {
 		timer := time.NewTimer(patience)
 		select {
 		case e := <-l.events:

@@ -11,8 +11,9 @@ import (
 )
 
 // lockPatience is how long a call of the store may take until it is asked whether
-// it waits for a lock.
-const lockPatience = 20 * time.Millisecond
+// it waits for a lock. Asking costs more than time: the snapshot of who asks keeps
+// Postgres from clearing rows away, so that they lie otherwise than in another run.
+const lockPatience = 150 * time.Millisecond
 
 // stage is how far a parked call has come.
 type stage int
