@@ -116,10 +116,25 @@ func (p *sweepPlane) site(t *testing.T) *sweepSite {
 		return c.State == fleet.ClusterStable
 	}, time.Minute, 5*time.Millisecond)
 	s.sweeper = installation.NewSweeper(installation.SweeperOptions{
-		Store: p.store, Places: p.places, Clock: s.clock, Log: p.log,
+		Store: agedStore{p.store, s.clock}, Places: p.places, Clock: s.clock, Log: p.log,
 		Endings: installation.NewEndings(p.store, p.store, p.engine.Wake, s.clock, p.log),
 	})
 	return s
+}
+
+// agedStore has rows rest for as long as a site's clock is ahead: the sites share a
+// database, and its clock.
+type agedStore struct {
+	installation.SweepStore
+	clock *sweepClock
+}
+
+func (s agedStore) ExpectedInstances(ctx context.Context, cluster fleet.ClusterID) ([]fleet.ExpectedInstance, error) {
+	rows, err := s.SweepStore.ExpectedInstances(ctx, cluster)
+	for i := range rows {
+		rows[i].Rested += time.Duration(s.clock.ahead.Load())
+	}
+	return rows, err
 }
 
 // create makes installations and returns them when they are stable.
