@@ -107,10 +107,6 @@ func (s *sweepSite) volumes() map[fleet.VolumeID]time.Time {
 
 func findings(reports []installation.Report) string {
 	n := map[string]int{}
-	may := []string{"stray", "stray-volume"}
-	for _, v := range views { // it may have been listed, and replaced by the update before the rows were read
-		may = append(may, string(v.Instance.ID))
-	}
 	for _, r := range reports {
 		for _, f := range r.Findings {
 			n[string(f.Kind)+" "+string(f.Action)]++

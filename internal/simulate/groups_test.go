@@ -74,21 +74,24 @@ func (g gatedStore) ControlRollout(ctx context.Context, in fleet.RolloutControl)
 
 // rolloutWorkflow is a process' part in conducting rollouts.
 func (p *process) rolloutWorkflow(log logrus.FieldLogger) *engine.Workflow {
-	return steps.Workflow(steps.Options{Store: gatedStore{p}, Log: log, Health: func(ctx context.Context, id fleet.ClusterID) (steps.Health, error) {
-		health := map[fleet.InstallationID]fleet.HealthState{}
-		for after := ""; ; {
-			page, next, err := gatedProvider{p}.List(ctx, id, after)
-			for _, st := range page {
-				if st.Power == fleet.PowerOn && !st.Clone {
-					health[st.InstallationID] = st.Health
-				}
+	return steps.Workflow(steps.Options{Store: gatedStore{p}, Log: log, Health: p.health})
+}
+
+// health is what the provider says of all instances that serve.
+func (p *process) health(ctx context.Context, id fleet.ClusterID) (steps.Health, error) {
+	health := map[fleet.InstallationID]fleet.HealthState{}
+	for after := ""; ; {
+		page, next, err := gatedProvider{p}.List(ctx, id, after)
+		for _, st := range page {
+			if st.Power == fleet.PowerOn && !st.Clone {
+				health[st.InstallationID] = st.Health
 			}
-			if err != nil || next == "" {
-				return steps.Health{Of: health}, err
-			}
-			after = next
 		}
-	}})
+		if err != nil || next == "" {
+			return steps.Health{Of: health}, err
+		}
+		after = next
+	}
 }
 
 func (c *client) group() string { return groupName(c.rng.IntN(groupCount)) }

@@ -107,6 +107,10 @@ func TestExpectedAndRoute(t *testing.T) {
 	require.Len(t, instances, 1)
 	x := instances[0]
 	require.Less(t, x.Rested, time.Minute)
+	w.sqlExec(t, `CREATE OR REPLACE FUNCTION dormouse_now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT now() + interval ''40 min'''`)
+	later, err := w.ExpectedInstances(ctx, w.cluster.ID)
+	require.NoError(t, err)
+	require.InDelta(t, 40, (later[0].Rested - x.Rested).Minutes(), 1, "this process's clock was taken for the database's")
 	require.Equal(t, fleet.ExpectedInstance{ID: v.Instance.ID, InstallationID: v.ID, InstallationName: "hello", HostID: v.HeldHostID,
 		ProviderRef: v.Instance.ProviderRef, Power: fleet.PowerOn, Serving: true, OperationActive: true, State: fleet.StateUpdateRequested, Rested: x.Rested}, x)
 	volumes, err := w.ExpectedVolumes(ctx, w.cluster.ID)
