@@ -209,6 +209,7 @@ func TestListFilters(t *testing.T) {
 		in.Labels = map[string]string{"tier": fmt.Sprint(i % 4)}
 		_, err := w.CreateInstallation(ctx, in)
 		require.NoError(t, err)
+		time.Sleep(time.Millisecond) // IDs of one millisecond have no order
 	}
 	names := func(q fleet.InstallationQuery) (names []string) {
 		if q.Limit == 0 {
