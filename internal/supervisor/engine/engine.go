@@ -55,7 +55,7 @@ type Options struct {
 	// Gather bounds how long an outcome waits for others that may share its
 	// transaction, while there are steps under way that may end: as long as a commit
 	// takes now. The next claim is made no sooner after the last one, while there is work at
-	// hand (20 ms; negative is not at all).
+	// hand (30 ms; negative is not at all).
 	Gather time.Duration
 	Clock  Clock
 	Log    logrus.FieldLogger
@@ -144,7 +144,7 @@ func New(o Options) (*Engine, error) {
 		o.MaxBackoff = 30 * time.Second
 	}
 	if o.Gather == 0 {
-		o.Gather = 20 * time.Millisecond
+		o.Gather = 30 * time.Millisecond
 	}
 	if o.OnCommit == nil {
 		o.OnCommit = func([]fleet.OperationID) {}
