@@ -172,7 +172,7 @@ func (a *app) explainError(ctx context.Context, err error) failure {
 		f.Rollout = rollout.rollout.ID
 		return f
 	case errors.As(err, &missing):
-		return own(client.KindNotFound, missing.Error(), "begin one: "+a.command(missing.command), exitNotFound)
+		return own(client.KindNotFound, missing.Error(), missing.advice+": "+a.command(missing.command), exitNotFound)
 	case wasStopped:
 		return own("interrupted", "interrupted", "what the server has accepted goes on; look with: "+a.command("operation list"), code)
 	case errors.As(err, &usage):

@@ -62,7 +62,7 @@ func (in *inCluster) find(ctx context.Context, c *client.Client, host string) (c
 	}
 	switch len(having) {
 	case 0:
-		return cluster, found, &missingError{fmt.Sprintf("there is no host %q", host), "host list"}
+		return cluster, found, &missingError{fmt.Sprintf("there is no host %q", host), "see what there is", "host list"}
 	case 1:
 		return cluster, found, nil
 	}

@@ -57,7 +57,7 @@ func newestRollout(ctx context.Context, c *client.Client, g client.Group, err er
 	case err != nil:
 		return client.Rollout{}, err
 	case g.Rollout == nil:
-		return client.Rollout{}, &missingError{fmt.Sprintf("group %s has had no rollout", g.Name), "rollout create " + g.Name}
+		return client.Rollout{}, &missingError{fmt.Sprintf("group %s has had no rollout", g.Name), "begin one", "rollout create " + g.Name}
 	}
 	return c.Rollouts.Get(ctx, g.Rollout.ID)
 }

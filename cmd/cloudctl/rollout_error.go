@@ -8,7 +8,7 @@ import (
 
 // missingError is something that the server would have, if somebody had asked
 // for it with the command.
-type missingError struct{ text, command string }
+type missingError struct{ text, advice, command string }
 
 func (e *missingError) Error() string { return e.text }
 
