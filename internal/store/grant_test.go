@@ -242,7 +242,6 @@ func TestStaleEpochWritesNothing(t *testing.T) {
 	require.True(t, c[0].Stale && !c[1].Stale, "both in one batch: %+v", c)
 }
 
-// A worker that had lost an operation and claimed it again sent the outcome of
 // A standby that was behind became the primary: it had forgotten that capacity was
 // held, which the worker knew it had been told. What followed was written all the
 // same, and an installation ended stable with nothing held and no address.
@@ -252,9 +251,11 @@ func TestADatabaseThatHasForgottenACommitGetsNoneThatRestsOnIt(t *testing.T) {
 	w.create("hello")
 	s := w.claimOne()
 	host := s.Hosts[0].ID
+	reserving := step(s, fleet.Changes{Reserve: &fleet.Hold{HostID: host, MemoryMiB: 64}})
 	ahead := step(s, fleet.Changes{Hold: &fleet.Hold{HostID: host, MemoryMiB: 64}, Address: host})
-	ahead.Revision = s.Operation.Revision + 1
+	reserving.Revision, ahead.Revision = s.Operation.Revision+1, s.Operation.Revision+1
 	before := w.text(t, "SELECT memory_held_mib::text FROM host WHERE id = $1", host)
+	require.True(t, w.commit(reserving)[0].Stale)
 	require.True(t, w.commit(ahead)[0].Stale)
 	require.Equal(t, before, w.text(t, "SELECT memory_held_mib::text FROM host WHERE id = $1", host), "nothing is held for what is not written")
 	require.Zero(t, w.count(t, "SELECT count(*) FROM address_lease WHERE installation_id IS NOT NULL"))
@@ -264,6 +265,7 @@ func TestADatabaseThatHasForgottenACommitGetsNoneThatRestsOnIt(t *testing.T) {
 	require.False(t, w.commit(ahead)[0].Stale)
 }
 
+// A worker that had lost an operation and claimed it again sent the outcome of
 // both runs in one batch: what the older one asked for was given too, to nobody.
 func TestTwoEpochsOfOneOperationInOneBatch(t *testing.T) {
 	t.Parallel()

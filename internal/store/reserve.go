@@ -11,8 +11,8 @@ import (
 
 const (
 	// lockMovesSQL locks the operations of a batch that ask for anything, as grantSQL does.
-	lockMovesSQL = `SELECT o.id FROM operation o JOIN unnest($1::text[], $2::bigint[]) AS w (id, epoch) ON w.id = o.id
-WHERE o.epoch = w.epoch AND coalesce(o.state) = 'active' ORDER BY o.id FOR UPDATE OF o`
+	lockMovesSQL = `SELECT o.id FROM operation o JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) AS w (id, epoch, revision) ON w.id = o.id
+WHERE o.epoch = w.epoch AND o.revision >= w.revision AND coalesce(o.state) = 'active' ORDER BY o.id FOR UPDATE OF o`
 
 	// lockMoveHostsSQL locks all hosts that this batch has to do with, in order:
 	// those that grantSQL locks after it, too.
@@ -67,14 +67,14 @@ func reserves(c fleet.Changes) bool { return c.Reserve != nil || c.Swap }
 // and the addresses that were changed.
 func (t *Tx) reserve(ctx context.Context, results []fleet.Result) (map[fleet.OperationID]grant, error) {
 	var ids, hosts, installations []string
-	var epochs []int64
+	var epochs, revisions []int64
 	if !slices.ContainsFunc(results, func(r fleet.Result) bool { return reserves(r.Changes) }) {
 		return nil, nil
 	}
 	for _, r := range results {
 		c := r.Changes
 		if c.Hold != nil || c.Address != "" || reserves(c) {
-			ids, epochs = append(ids, string(r.OperationID)), append(epochs, int64(r.Epoch))
+			ids, epochs, revisions = append(ids, string(r.OperationID)), append(epochs, int64(r.Epoch)), append(revisions, r.Revision)
 		}
 		if c.Hold != nil || reserves(c) {
 			installations = append(installations, string(r.InstallationID))
@@ -86,7 +86,7 @@ func (t *Tx) reserve(ctx context.Context, results []fleet.Result) (map[fleet.Ope
 		}
 	}
 	var rows, locked []string
-	if err := t.list(ctx, "locking moves", &rows, lockMovesSQL, pq.Array(ids), pq.Array(epochs)); err != nil {
+	if err := t.list(ctx, "locking moves", &rows, lockMovesSQL, pq.Array(ids), pq.Array(epochs), pq.Array(revisions)); err != nil {
 		return nil, err
 	}
 	if err := t.list(ctx, "locking the hosts of moves", &locked, lockMoveHostsSQL, pq.Array(hosts), pq.Array(installations)); err != nil {
