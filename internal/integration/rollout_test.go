@@ -2,12 +2,14 @@ package integration
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/pgtest"
 	"dormouse/internal/provider/sim"
 	"dormouse/internal/supervisor/rollout"
 )
@@ -329,20 +331,20 @@ func TestWakeDuringAVerification(t *testing.T) {
 // while it is rolled out, that counts against it, and the sleeper gets its old release back.
 func TestRolloutCountsAWakeThatFails(t *testing.T) {
 	t.Parallel()
-	g := newGroup(t, 1, 6, nil)
+	clock := &lateClock{}
+	g := newGroupIn(newBareWorld(t, pgtest.NewMigrated(t, migrate), wallClock{}, sim.Options{Clock: clock}), setup{slots: 16}, 1, 6, 0, nil)
 	woken := g.sleeper[:3]
-	slept := time.Now()
 	spec := quick()
 	spec.MaxFailures, spec.AutoRollback = 1, true
 	spec.FirstWave = 4
 	long := time.Hour // that the one that is awake is watched keeps the rollout open
 	spec.Rings = []fleet.RolloutRing{{Name: "first", Installations: append([]string{g.awake[0]}, woken...), Soak: &long}, {Name: "rest"}}
-	id := g.release(fleet.GroupChange{PackageRef: &second, Env: envOf("crash;only_wake=2s")}, spec)
+	id := g.release(fleet.GroupChange{PackageRef: &second, Env: envOf("crash;only_wake=1h")}, spec)
 	g.eventually(func() bool {
 		v, err := g.store.Rollout(g.ctx, id)
 		return err == nil && counts(v)[fleet.MemberVerified] == 3 && counts(v)[fleet.MemberDone] == 1
 	}, func() string { return "the first ring is done" })
-	time.Sleep(time.Until(slept.Add(2100 * time.Millisecond)))
+	clock.late.Store(true) // they have slept for long
 	for _, name := range woken {
 		require.Equal(t, fleet.OperationFailed, g.ask(name, fleet.OperationWake).State)
 	}
@@ -356,6 +358,19 @@ func TestRolloutCountsAWakeThatFails(t *testing.T) {
 	runs := g.runs()
 	require.Equal(t, 7, runs["1 stable"]+runs["1 hibernating"], "everybody is on the old release, and nobody is down: %v", runs)
 	g.invariants()
+}
+
+// lateClock is the simulator's clock, and two hours ahead from some moment on.
+type lateClock struct {
+	sim.WallClock
+	late atomic.Bool
+}
+
+func (c *lateClock) Now() time.Time {
+	if c.late.Load() {
+		return time.Now().Add(2 * time.Hour)
+	}
+	return time.Now()
 }
 
 // later has the database's clock go on by d, and rollouts look.

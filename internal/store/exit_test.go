@@ -204,12 +204,12 @@ func TestListFilters(t *testing.T) {
 	w.newCluster("second")
 	for i := range 12 {
 		in := w.request(fmt.Sprintf("i%02d", i))
+		in.ID = fleet.InstallationID(bulkID(i)) // IDs made in one millisecond have no order
 		in.ClusterName = []string{"local", "second"}[i%2]
 		in.Owner = []string{"acme", "globex", "initech"}[i%3]
 		in.Labels = map[string]string{"tier": fmt.Sprint(i % 4)}
 		_, err := w.CreateInstallation(ctx, in)
 		require.NoError(t, err)
-		time.Sleep(time.Millisecond) // IDs of one millisecond have no order
 	}
 	names := func(q fleet.InstallationQuery) (names []string) {
 		if q.Limit == 0 {
