@@ -64,12 +64,17 @@ func (s *server) checkProvider(kind string) error {
 	return fleet.InvalidField("provider", "provider must be %s", strings.Join(names, " or "))
 }
 
-func (s *server) getCluster(w http.ResponseWriter, r *http.Request) error {
+// cluster finds the cluster that the path names.
+func (s *server) cluster(r *http.Request) (ClusterView, error) {
 	id, err := resourceID(r, "cluster")
 	if err != nil {
-		return err
+		return ClusterView{}, err
 	}
-	v, err := s.Store.Cluster(r.Context(), id)
+	return s.Store.Cluster(r.Context(), id)
+}
+
+func (s *server) getCluster(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.cluster(r)
 	if err != nil {
 		return err
 	}

@@ -75,11 +75,7 @@ func explainStable(e *client.Explanation, v *ClusterView) {
 }
 
 func (s *server) explainCluster(w http.ResponseWriter, r *http.Request) error {
-	id, err := resourceID(r, "cluster")
-	if err != nil {
-		return err
-	}
-	v, err := s.Store.Cluster(r.Context(), id)
+	v, err := s.cluster(r)
 	if err != nil {
 		return err
 	}
