@@ -103,8 +103,10 @@ type Changes struct {
 	// Reserve asks for capacity and an address on another host besides what is held,
 	// for a move; an empty HostID gives them back. It is denied as a Hold is.
 	Reserve *Hold
-	// Swap makes what is reserved what is held, and the other way round.
-	Swap bool
+	// HoldOn makes what is reserved on that host what is held, and the other way
+	// round. Where that host is held already it changes nothing, so that a commit
+	// whose answer was lost can be sent again.
+	HoldOn HostID
 	// ReleaseAddress gives the installation's lease back.
 	ReleaseAddress bool
 	// End is the state in which the installation ends when the operation
@@ -219,7 +221,7 @@ func (s *Snapshot) Apply(c Changes) {
 		if c.Reserve != nil {
 			changed.ReservedHostID, changed.ReservedMemoryMiB, changed.ReservedDiskMiB = c.Reserve.HostID, c.Reserve.MemoryMiB, c.Reserve.DiskMiB
 		}
-		if c.Swap {
+		if c.HoldOn != "" && c.HoldOn == changed.ReservedHostID {
 			changed.HeldHostID, changed.ReservedHostID = changed.ReservedHostID, changed.HeldHostID
 			changed.HeldMemoryMiB, changed.ReservedMemoryMiB = changed.ReservedMemoryMiB, changed.HeldMemoryMiB
 			changed.HeldDiskMiB, changed.ReservedDiskMiB = changed.ReservedDiskMiB, changed.HeldDiskMiB

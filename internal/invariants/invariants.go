@@ -30,7 +30,7 @@ func Texts(rows interface {
 type Violation struct{ Invariant, Detail string }
 
 // Open finds what is still at work.
-const Open = `SELECT resource_name || ' ' || kind || ' ' || state || ' at ' || step || ': ' || wait_reason || ' ' || error FROM operation
+const Open = `SELECT resource_name || ' ' || kind || ' ' || state || ' at ' || step || concat_ws(': ', '', nullif(wait_reason, ''), nullif(wait_detail, ''), nullif(error, '')) FROM operation
 WHERE state IN ('active', 'queued') ORDER BY id`
 
 // Unapplied finds what is stable on an older configuration than the desired one,

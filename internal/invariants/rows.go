@@ -27,6 +27,8 @@ var rows = []row{
 	{"RowsAgree", "a deleted instance serves or is on", `SELECT id FROM instance WHERE deleted_at IS NOT NULL AND (serving OR power <> 'off')`},
 	{"RowsAgree", "a volume is attached to what is not there", `SELECT v.id FROM volume v WHERE v.deleted_at IS NULL AND v.attached_instance_id IS NOT NULL
 		AND NOT EXISTS (SELECT FROM instance i WHERE i.id = v.attached_instance_id AND i.deleted_at IS NULL AND i.installation_id = v.installation_id)`},
+	{"RowsAgree", "data lie on another host than the one that is held", `SELECT i.name || ' is held on ' || i.held_host_id || ', its data on ' || v.host_id FROM installation i
+		JOIN volume v ON v.installation_id = i.id AND v.deleted_at IS NULL AND v.provider_ref <> '' WHERE i.held_host_id <> '' AND i.held_host_id <> v.host_id`},
 	{"RowsAgree", "what is stable does not serve from one machine with what it uses held", `SELECT i.name || ' holds ' || i.held_memory_mib FROM installation i
 		WHERE i.state = 'stable' AND NOT EXISTS (SELECT FROM instance x WHERE x.installation_id = i.id AND x.deleted_at IS NULL AND x.serving AND x.power = 'on'
 			AND x.host_id = i.held_host_id AND (x.spec ->> 'memory_mib')::int = i.held_memory_mib

@@ -10,10 +10,9 @@ import (
 	"dormouse/internal/fleet"
 )
 
-// lockPatience is how long a call of the store may take until it is asked whether
-// it waits for a lock. Asking costs more than time: the snapshot of who asks keeps
-// Postgres from clearing rows away, so that they lie otherwise than in another run.
-const lockPatience = 150 * time.Millisecond
+// lockPatience is how long a call of the store may take until one looks whether
+// it waits for a lock.
+const lockPatience = 2 * time.Millisecond
 
 // stage is how far a parked call has come.
 type stage int

@@ -60,6 +60,10 @@ func plantedBugs() []bug {
 			store: func(s *simulation, st *store.Store) backend { return &losesCreates{st, s} }},
 		{name: "forgotten hold: a deletion gives no capacity back", finds: []string{"DeletedHoldsNothing", "CapacityIsSumOfHolds"},
 			store: func(_ *simulation, st *store.Store) backend { return &holdsOn{st} }},
+		{name: "a move that keeps what it held on the other host", finds: []string{"CapacityIsSumOfHolds"},
+			store: func(_ *simulation, st *store.Store) backend { return &keepsReservation{st} }},
+		{name: "a move whose commit is sent again goes back by half", finds: []string{"RowsAgree", "LeasesOnce", "Quiescence"},
+			store: func(s *simulation, st *store.Store) backend { return &swapsAgain{st, s} }},
 		{name: "stray that no list shows", finds: []string{"NoStray", "OneServingMachine"},
 			provider: func(s *simulation, p provider) provider {
 				return &hides{provider: p, s: s, hidden: map[fleet.InstanceID]bool{}}
@@ -212,6 +216,39 @@ func (b *holdsOn) Commit(ctx context.Context, results []fleet.Result) ([]fleet.C
 		}
 	}
 	return b.Store.Commit(ctx, results)
+}
+
+type keepsReservation struct{ *store.Store }
+
+func (b *keepsReservation) Commit(ctx context.Context, results []fleet.Result) ([]fleet.Committed, error) {
+	results = slices.Clone(results)
+	for i := range results {
+		if r := results[i].Changes.Reserve; r != nil && r.HostID == "" {
+			results[i].Changes.Reserve = nil
+		}
+	}
+	return b.Store.Commit(ctx, results)
+}
+
+// swapsAgain has some moves held where their data no longer are.
+type swapsAgain struct {
+	*store.Store
+	s *simulation
+}
+
+const swapAgainSQL = `UPDATE installation SET held_host_id = reserved_host_id, held_memory_mib = reserved_memory_mib, held_disk_mib = reserved_disk_mib,
+	reserved_host_id = held_host_id, reserved_memory_mib = held_memory_mib, reserved_disk_mib = held_disk_mib WHERE id = $1 AND reserved_host_id <> ''`
+
+func (b *swapsAgain) Commit(ctx context.Context, results []fleet.Result) ([]fleet.Committed, error) {
+	out, err := b.Store.Commit(ctx, results)
+	for i := range out {
+		if r := results[i]; r.Changes.HoldOn != "" && !out[i].Stale && b.s.hash("again", string(r.OperationID)) < 0.5 {
+			if _, err := b.s.db.admin.Exec(swapAgainSQL, r.InstallationID); err != nil {
+				return out, err
+			}
+		}
+	}
+	return out, err
 }
 
 // hides leaves some machines that it was to delete, and does not list them.

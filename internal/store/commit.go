@@ -39,7 +39,9 @@ type volumeRow struct {
 }
 
 // commitSQL writes a batch of results, each fenced by its epoch, with all that
-// hangs on them. The order of the arms is that of the lock order. coalesce keeps
+// hangs on them. What is sent again because its answer was lost is written again,
+// and adds no second line to the history (a later revision than the result's says
+// so). The order of the arms is that of the lock order. coalesce keeps
 // the planner from reading the whole index of active operations, which looks
 // small to it until there is much work.
 const commitSQL = `WITH r AS MATERIALIZED (
@@ -51,7 +53,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		held_host text, held_memory_mib bigint, held_disk_mib bigint, touch boolean)
 ), moved AS (
 	UPDATE operation o SET state = r.state, step = r.step, step_number = r.step_number, steps_total = r.steps_total,
-		steps = CASE WHEN r.done = '' THEN o.steps ELSE o.steps || jsonb_build_object('name', r.done,
+		steps = CASE WHEN r.done = '' OR o.revision > r.revision AND o.step_number = r.step_number AND r.step_number <> r.ran THEN o.steps ELSE o.steps || jsonb_build_object('name', r.done,
 			'started_at', o.step_since, 'finished_at', dormouse_now(), 'number', r.ran, 'attempts', o.attempt + 1) END,
 		step_since = CASE WHEN r.step <> o.step OR r.done <> '' THEN dormouse_now() ELSE o.step_since END,
 		step_deadline_at = CASE WHEN r.state <> 'active' THEN NULL
@@ -62,7 +64,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		fail_reason = r.fail_reason, error = r.error, observed = o.observed || coalesce(r.observed, '{}'),
 		finished_at = CASE WHEN r.state <> 'active' THEN dormouse_now() END, revision = o.revision + 1
 	FROM r WHERE o.id = r.operation_id AND o.epoch = r.epoch AND o.revision >= r.revision AND coalesce(o.state) = 'active'
-	RETURNING o.id, o.resource_type, o.resource_id, o.owner, o.kind, r.*
+	RETURNING o.id, o.resource_type, o.resource_id, o.owner, o.kind, o.revision > r.revision + 1 AS again, r.*
 ), following AS (
 	SELECT DISTINCT ON (o.resource_id) o.id, o.resource_id, o.kind, o.request_state, coalesce(m.follow, '[]') ? o.kind AS accepted
 	FROM operation o JOIN moved m ON m.resource_id = o.resource_id
@@ -127,7 +129,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 	UNION ALL
 	SELECT 'operation.step-failed', m.resource_type, m.resource_id, m.owner, m.id,
 		jsonb_build_object('step', m.step, 'attempt', m.attempt, 'error', m.error)
-	FROM moved m WHERE m.state = 'active' AND m.attempt > 0 AND m.error <> ''
+	FROM moved m WHERE m.state = 'active' AND m.attempt > 0 AND m.error <> '' AND NOT m.again
 	UNION ALL
 	SELECT m.resource_type || '.state', m.resource_type, m.resource_id, m.owner, n.id,
 		jsonb_build_object('from', coalesce(nullif(m.to_state, ''), m.from_state), 'to', n.request_state)

@@ -265,6 +265,24 @@ func TestADatabaseThatHasForgottenACommitGetsNoneThatRestsOnIt(t *testing.T) {
 	require.False(t, w.commit(ahead)[0].Stale)
 }
 
+// The answer to a commit was lost, and the same is sent again: it is done once.
+func TestACommitThatIsSentAgainIsDoneOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.create("hello")
+	s := w.claimOne()
+	failed := step(s, fleet.Changes{})
+	failed.Step, failed.StepNumber, failed.Done, failed.Attempt, failed.Error = "prepare", 1, "", 1, "no answer"
+	done := step(s, fleet.Changes{Hold: &fleet.Hold{HostID: s.Hosts[0].ID, MemoryMiB: 64}, Address: s.Hosts[0].ID})
+	done.Revision++
+	for _, r := range []fleet.Result{failed, failed, done, done} {
+		require.False(t, w.commit(r)[0].Stale)
+	}
+	require.Equal(t, 1, w.count(t, "SELECT count(*) FROM event WHERE kind = 'operation.step-failed'"))
+	require.Equal(t, "prepare:2", w.text(t, "SELECT string_agg(x ->> 'name' || ':' || (x ->> 'attempts'), ' ') FROM operation, jsonb_array_elements(steps) x"))
+	w.requireSums()
+}
+
 // A worker that had lost an operation and claimed it again sent the outcome of
 // both runs in one batch: what the older one asked for was given too, to nobody.
 func TestTwoEpochsOfOneOperationInOneBatch(t *testing.T) {

@@ -192,7 +192,8 @@ func (w *world) commit(r ...fleet.Result) []fleet.Committed {
 
 // step is a result that leaves the operation active and with its worker.
 func step(s fleet.Snapshot, c fleet.Changes) fleet.Result {
-	return fleet.Result{OperationID: s.Operation.ID, Epoch: s.Operation.Epoch, InstallationID: s.Installation.ID, State: fleet.OperationActive,
+	return fleet.Result{OperationID: s.Operation.ID, Epoch: s.Operation.Epoch, Revision: s.Operation.Revision,
+		InstallationID: s.Installation.ID, State: fleet.OperationActive,
 		Step: "next", StepNumber: 2, StepsTotal: 2, Ran: 1, Done: "prepare", Keep: true, DueMillis: 15000, From: string(s.Installation.State), Changes: c}
 }
 

@@ -51,16 +51,17 @@ FROM had WHERE h.id = had.reserved_host_id`
 )
 SELECT CASE WHEN EXISTS (SELECT FROM able) THEN '' WHEN EXISTS (SELECT FROM h) THEN 'waiting-for-address' ELSE 'waiting-for-capacity' END`
 
+	// swapSQL names the host that is to be held then: done twice, it would else be undone.
 	swapSQL = `UPDATE installation SET held_host_id = reserved_host_id, held_memory_mib = reserved_memory_mib, held_disk_mib = reserved_disk_mib,
 	reserved_host_id = held_host_id, reserved_memory_mib = held_memory_mib, reserved_disk_mib = held_disk_mib
-WHERE id = $1 AND reserved_host_id <> ''`
+WHERE id = $1 AND reserved_host_id = $2`
 
 	heldLeaseSQL = `SELECT l.id, l.host_id, l.address, l.mac FROM address_lease l JOIN installation i ON i.id = l.installation_id AND i.held_host_id = l.host_id
 WHERE i.id = $1`
 )
 
 // reserves tells whether changes are of what a move holds besides.
-func reserves(c fleet.Changes) bool { return c.Reserve != nil || c.Swap }
+func reserves(c fleet.Changes) bool { return c.Reserve != nil || c.HoldOn != "" }
 
 // reserve does what the results of a batch ask for of what moves hold besides,
 // before the grant; no statement where none asks. It returns what was denied,
@@ -123,10 +124,10 @@ func (t *Tx) reserveOne(ctx context.Context, id fleet.InstallationID, c fleet.Ch
 			return g, err
 		}
 	}
-	if !c.Swap {
+	if c.HoldOn == "" {
 		return g, nil
 	}
-	if _, err := t.exec(ctx, "swapping what is held and reserved", swapSQL, id); err != nil {
+	if _, err := t.exec(ctx, "swapping what is held and reserved", swapSQL, id, c.HoldOn); err != nil {
 		return g, err
 	}
 	var l struct {

@@ -91,7 +91,7 @@ ON CONFLICT (rollout_id, installation_id) DO UPDATE SET ring = excluded.ring, wa
 	observed_at = excluded.observed_at`
 
 	// recallSQL waits for nobody either. Who is at work on one sees it at the next look.
-	recallSQL = `UPDATE operation SET rollout = rollout || '{"recalled": true}', revision = revision + 1,
+	recallSQL = `UPDATE operation SET rollout = rollout || '{"recalled": true}',
 	due_at = CASE WHEN worker = '' THEN least(due_at, dormouse_now()) ELSE due_at END
 WHERE id IN (SELECT id FROM operation WHERE id = ANY ($1) AND state = 'active' ORDER BY id FOR UPDATE SKIP LOCKED)`
 )

@@ -32,6 +32,9 @@ func (s slots) take(ctx context.Context, class fleet.Class) bool {
 }
 
 func take(ctx context.Context, tickets chan struct{}) bool {
+	if ctx.Err() != nil { // else a select with a free ticket would draw lots
+		return false
+	}
 	select {
 	case tickets <- struct{}{}:
 		return true

@@ -116,7 +116,7 @@ func (w *workflows) prepareMove(_ context.Context, s *fleet.Snapshot) (fleet.Out
 func (w *workflows) changeHost(key string) engine.Run {
 	return func(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
 		to := hostKept(s, key)
-		c := fleet.Changes{Swap: s.Installation.HeldHostID != to}
+		c := fleet.Changes{HoldOn: to}
 		if s.Volume == nil {
 			return fleet.Advance(c), nil
 		}
