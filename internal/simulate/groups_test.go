@@ -74,11 +74,14 @@ func (g gatedStore) ControlRollout(ctx context.Context, in fleet.RolloutControl)
 
 // rolloutWorkflow is a process' part in conducting rollouts.
 func (p *process) rolloutWorkflow(log logrus.FieldLogger) *engine.Workflow {
-	return steps.Workflow(steps.Options{Store: gatedStore{p}, Log: log, Health: p.health})
+	observer := steps.NewObserver(p.health, func(list func(context.Context)) {
+		p.s.running.Go(func() { list(within(p.ctx, place{step: "observe-health"})) })
+	})
+	return steps.Workflow(steps.Options{Store: gatedStore{p}, Log: log, Health: observer.Health})
 }
 
 // health is what the provider says of all instances that serve.
-func (p *process) health(ctx context.Context, id fleet.ClusterID) (steps.Health, error) {
+func (p *process) health(ctx context.Context, id fleet.ClusterID) (map[fleet.InstallationID]fleet.HealthState, error) {
 	health := map[fleet.InstallationID]fleet.HealthState{}
 	for after := ""; ; {
 		page, next, err := gatedProvider{p}.List(ctx, id, after)
@@ -88,7 +91,7 @@ func (p *process) health(ctx context.Context, id fleet.ClusterID) (steps.Health,
 			}
 		}
 		if err != nil || next == "" {
-			return steps.Health{Of: health}, err
+			return health, err
 		}
 		after = next
 	}
