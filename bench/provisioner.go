@@ -71,7 +71,8 @@ func (b *bench) startProvisioner(ctx context.Context, s start) (*provisioner, er
 		return nil, err
 	}
 	defer log.Close()
-	from := []string{"--database", s.database}
+	// Several processes may be on one database, each with a data directory of its own.
+	from := []string{"--database", s.database, "--secret-key-file", filepath.Join(b.dir, "secret.key")}
 	if s.dev {
 		from, p.end = []string{"--dev"}, syscall.SIGINT
 	}

@@ -82,6 +82,10 @@ func TestRoutes(t *testing.T) {
 			_, err := c.Clusters.List(ctx, ListPage{Limit: 2})
 			return err
 		}, "GET /api/v1/clusters?limit=2", ""},
+		"ClusterCheck": {func(ctx context.Context, c *Client) error {
+			_, err := c.Clusters.Check(ctx, "local", CheckCluster{Settings: map[string]string{"hosts": "5"}})
+			return err
+		}, "POST /api/v1/clusters/local/check", `{"settings":{"hosts":"5"}}`},
 		"ClusterDelete": {func(ctx context.Context, c *Client) error { _, err := c.Clusters.Delete(ctx, "local"); return err }, "DELETE /api/v1/clusters/local", ""},
 		"HostList":      {func(ctx context.Context, c *Client) error { _, err := c.Hosts.List(ctx, "local"); return err }, "GET /api/v1/clusters/local/hosts", ""},
 		"HostGet":       {func(ctx context.Context, c *Client) error { _, err := c.Hosts.Get(ctx, "local", "h 1"); return err }, "GET /api/v1/clusters/local/hosts/h%201", ""},

@@ -52,6 +52,12 @@ func (s *Clusters) All(ctx context.Context, q ListPage) iter.Seq2[Cluster, error
 	})
 }
 
+// Check has a cluster checked again, so that hosts join it which its provider shows
+// now, and settings change. It is returned as accepted, with the operation that does so.
+func (s *Clusters) Check(ctx context.Context, id string, in CheckCluster, options ...RequestOption) (Cluster, error) {
+	return mutate[Cluster](ctx, s.c, http.MethodPost, in, options, "clusters", id, "check")
+}
+
 // Delete asks to remove a cluster, which is refused while something is in it.
 func (s *Clusters) Delete(ctx context.Context, id string, options ...RequestOption) (Cluster, error) {
 	return mutate[Cluster](ctx, s.c, http.MethodDelete, nil, options, "clusters", id)

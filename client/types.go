@@ -231,6 +231,12 @@ type CreateCluster struct {
 	Settings map[string]string `json:"settings,omitempty"`
 }
 
+// CheckCluster is the body of POST /api/v1/clusters/{id}/check.
+type CheckCluster struct {
+	// Settings are those that change, if the check passes with them; an empty value takes one away.
+	Settings map[string]string `json:"settings,omitempty"`
+}
+
 // Package is an application ready to be built into an image.
 type Package struct {
 	ID        string    `json:"id"`

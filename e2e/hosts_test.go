@@ -49,6 +49,15 @@ func TestHosts(t *testing.T) {
 		return host("get", "sim-3").Drain.Operation.WaitReason == "waiting-for-capacity"
 	}, soon, tick)
 	require.Equal(t, "up", host("uncordon", "sim-3").State)
+
+	// Machines that were removed join again with the next check, and new ones with them.
+	c := decoded[client.Cluster](t, ctl(t, e, "-o", "json", "cluster", "check", "machines", "--set", "hosts=4", "--wait").Stdout)
+	require.Equal(t, "stable", c.State)
+	require.Len(t, c.Hosts, 4)
+	require.Equal(t, "4", c.Settings["hosts"])
+	refused := e.Cloudctl(t.Context(), "cluster", "check", "machines", "--set", "hosts=none", "--wait")
+	require.Equal(t, 1, refused.Code, "%s", refused)
+	require.Equal(t, 4, *host("get", "sim-3").Installations)
 	for _, name := range names {
 		ctl(t, e, "installation", "delete", name, "--wait")
 	}

@@ -14,7 +14,7 @@ import (
 
 func (a *app) clusterCommand() *cobra.Command {
 	cmd := newGroup("cluster", "The places where installations run", "clusters")
-	cmd.AddCommand(a.clusterCreate(), a.clusterList(), a.clusterGet(), a.clusterDelete(),
+	cmd.AddCommand(a.clusterCreate(), a.clusterList(), a.clusterGet(), a.clusterCheck(), a.clusterDelete(),
 		a.explain("NAME", "a cluster", a.complete(clusterNames), func(ctx context.Context, c *client.Client, name string) (client.Explanation, error) {
 			return c.Clusters.Explain(ctx, name)
 		}))
@@ -113,6 +113,42 @@ func (a *app) clusterGet() *cobra.Command {
 	}
 }
 
+func (a *app) clusterCheck() *cobra.Command {
+	var w waiting
+	var settings []string
+	cmd := &cobra.Command{
+		Use: "check NAME", Short: "Have a cluster checked again, and new hosts join it", Args: one("NAME"),
+		Long: `Have a cluster checked again by its provider. Hosts that it shows now join the cluster,
+and what their capacity is now counts. What runs is not touched: what is held stays held, and a
+host that is found no more is down as long as something lies on it, and forgotten else.
+
+With --set, settings change where the check passes; where it fails, nothing changes. A
+cluster whose creation has failed is created again.`,
+		Example: `  cloudctl cluster check local --wait
+  cloudctl cluster check test --set hosts=5 --wait
+  cloudctl cluster check test --set latency= --wait      # takes a setting away`,
+		ValidArgsFunction: a.complete(clusterNames),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			set, err := pairs("set", settings)
+			if err != nil {
+				return err
+			}
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			accepted, err := c.Clusters.Check(ctx, args[0], client.CheckCluster{Settings: set})
+			if err != nil {
+				return err
+			}
+			return a.settleCluster(ctx, c, accepted, w)
+		}),
+	}
+	cmd.Flags().StringArrayVar(&settings, "set", nil, "a setting of the provider that changes, as `KEY=VALUE`; may be repeated")
+	w.flags(cmd)
+	return cmd
+}
+
 func (a *app) clusterDelete() *cobra.Command {
 	var w waiting
 	cmd := &cobra.Command{
@@ -156,8 +192,8 @@ func (a *app) clusterTable(list []client.Cluster) string {
 	for _, c := range list {
 		var memory, disk int64
 		for _, h := range c.Hosts {
-			memory += h.MemoryMiB - h.MemoryHeldMiB
-			disk += h.DiskMiB - h.DiskHeldMiB
+			memory += max(0, h.MemoryMiB-h.MemoryHeldMiB) // a host may have become smaller than what is held there
+			disk += max(0, h.DiskMiB-h.DiskHeldMiB)
 		}
 		t = append(t, []string{c.Name, c.Provider, c.State, fmt.Sprint(len(c.Hosts)), showMiB(memory), showMiB(disk), a.age(c.CreatedAt), c.StateReason})
 	}

@@ -25,6 +25,7 @@ func TestPromisedCommandLine(t *testing.T) {
 		"cluster create":         "provider set wait timeout",
 		"cluster list":           "",
 		"cluster get":            "",
+		"cluster check":          "set wait timeout",
 		"cluster delete":         "wait timeout",
 		"package create":         "name version",
 		"package list":           "",
@@ -111,7 +112,7 @@ func TestWhatIsSent(t *testing.T) {
 	in := answer(202, installation("x", &op))
 	f := newFake(t, map[string]http.HandlerFunc{
 		"POST /installations": in, "PATCH /installations/acme": in, "POST /installations/acme/wake": in, "POST /installations/acme/restart": in, "POST /installations/acme/retry": in,
-		"POST /clusters": answer(202, client.Cluster{ID: "c", Operation: &op}),
+		"POST /clusters": answer(202, client.Cluster{ID: "c", Operation: &op}), "POST /clusters/test/check": answer(202, client.Cluster{ID: "c", Operation: &op}),
 	})
 	last := func() request { all := f.asked(); return all[len(all)-1] }
 	r := newRun(f.URL)
@@ -133,6 +134,8 @@ func TestWhatIsSent(t *testing.T) {
 	}
 	require.Equal(t, exitDone, newRun(f.URL).line(t, "cluster create test --provider sim --set latency=10ms --set memory=4GiB"))
 	require.JSONEq(t, `{"name":"test","provider":"sim","settings":{"latency":"10ms","memory":"4GiB"}}`, last().body)
+	require.Equal(t, exitDone, newRun(f.URL).line(t, "cluster check test --set hosts=5 --set latency="))
+	require.Equal(t, request{route: "POST /clusters/test/check", body: `{"settings":{"hosts":"5","latency":""}}`}, last())
 }
 
 func TestSecretIsAskedForOnATerminal(t *testing.T) {

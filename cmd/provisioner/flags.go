@@ -13,6 +13,7 @@ import (
 	"dormouse/internal/api"
 	"dormouse/internal/fleet"
 	"dormouse/internal/provider/sim/remote"
+	"dormouse/internal/sealed"
 )
 
 // The roles that a process may have.
@@ -28,6 +29,7 @@ type config struct {
 	dev            bool
 	database       string
 	dataDir        string
+	secretKeyFile  string
 	listen         string
 	gatewayListen  string
 	gatewayDomain  string
@@ -50,6 +52,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.dev, "dev", false, "run a private Postgres in the data directory; Ctrl-C stops all that was started")
 	flags.StringVar(&c.database, "database", "", "postgres:// URL of the database; needed without --dev")
 	c.bindData(flags)
+	c.bindKey(flags)
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
 	flags.StringVar(&c.gatewayListen, "gateway-listen", "127.0.0.1:8065", "address of the gateway")
 	flags.StringVar(&c.gatewayDomain, "gateway-domain", "localhost", "domain under which installations are reached by name")
@@ -71,6 +74,18 @@ func (c *config) bindData(flags *pflag.FlagSet) {
 	flags.StringVar(&c.network, "network", "auto", "auto (probes), bridge or user")
 	flags.StringVar(&c.addressPool, "address-pool", "10.77.0.0/20", "CIDR of the guests' network; it lies in a network namespace of its own")
 	flags.StringVar(&c.kernelPackages, "kernel-packages", "", "directory with the distribution's kernel package (*.deb), as scripts/fetch-kernel.sh leaves it")
+}
+
+func (c *config) bindKey(flags *pflag.FlagSet) {
+	flags.StringVar(&c.secretKeyFile, "secret-key-file", "", "the key that seals tenants' secrets, the same for all provisioners on one database; former keys lie beside it (default: `secret.key` in the data directory)")
+}
+
+// keyFile is where the key for secrets is, once the flags are checked.
+func (c *config) keyFile() string {
+	if c.secretKeyFile != "" {
+		return c.secretKeyFile
+	}
+	return filepath.Join(c.dataDir, sealed.FileName)
 }
 
 // defaultDataDir is /var/lib/dormouse for root, $XDG_DATA_HOME/dormouse else.
@@ -137,6 +152,11 @@ func (c *config) checkDataDir() error {
 		return fmt.Errorf("finding the data directory: %w", err)
 	}
 	c.dataDir = abs
+	if c.secretKeyFile != "" {
+		if c.secretKeyFile, err = filepath.Abs(c.secretKeyFile); err != nil {
+			return fmt.Errorf("finding the key for secrets: %w", err)
+		}
+	}
 	return nil
 }
 

@@ -68,6 +68,14 @@ func (s acceptingStore) DeleteCluster(ctx context.Context, idOrName string, key 
 	return c, err
 }
 
+func (s acceptingStore) CheckCluster(ctx context.Context, in fleet.CheckCluster) (fleet.ClusterView, error) {
+	c, err := s.Store.CheckCluster(ctx, in)
+	if err == nil {
+		s.accepted()
+	}
+	return c, err
+}
+
 func (s acceptingStore) ControlHost(ctx context.Context, in fleet.HostControl) (fleet.HostView, error) {
 	v, err := s.Store.ControlHost(ctx, in)
 	if err == nil {

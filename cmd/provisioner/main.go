@@ -51,7 +51,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(serverCommand(), migrateCommand(), doctorCommand(), simulatorCommand(), &cobra.Command{
+	cmd.AddCommand(serverCommand(), migrateCommand(), adoptKeyCommand(), doctorCommand(), simulatorCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version) },
 	})

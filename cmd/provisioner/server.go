@@ -39,6 +39,10 @@ With --dev it needs no configuration: a private Postgres runs in the data direct
 Ctrl-C stops the virtual machines and the database that were started. Any other end
 (SIGTERM, SIGKILL, an upgrade) leaves both running, and the next start adopts them.
 
+Several on one database need the same key for tenants' secrets, secret.key in the data
+directory of the first: copy it into the others' before they start, or name one file for all
+with --secret-key-file. One that has another key is refused, as is one whose key is lost.
+
 Every flag can be given in the environment: --data-dir as DORMOUSE_DATA_DIR, and so on.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -117,7 +121,7 @@ func serve(ctx context.Context, c config) error {
 
 // run starts everything and returns when ctx ends or a part fails for good.
 func (s *server) run(ctx context.Context) error {
-	steps := []func(context.Context) error{s.openData, s.openDatabase, s.openPlaces, s.startEngine, s.startSupervision, s.listen}
+	steps := []func(context.Context) error{s.openData, s.openDatabase, s.openSecrets, s.openPlaces, s.startEngine, s.startSupervision, s.listen}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -132,10 +136,7 @@ func (s *server) run(ctx context.Context) error {
 }
 
 func (s *server) openData(context.Context) (err error) {
-	if s.dir, err = openDataDir(s.c.dataDir); err != nil {
-		return err
-	}
-	s.box, err = sealed.Open(s.dir.path)
+	s.dir, err = openDataDir(s.c.dataDir)
 	return err
 }
 
@@ -169,6 +170,11 @@ func (s *server) openDatabase(ctx context.Context) (err error) {
 		s.background.Go(func() { s.keepPostgres(ctx) })
 	}
 	return nil
+}
+
+func (s *server) openSecrets(ctx context.Context) (err error) {
+	s.box, err = openKey(ctx, s.stores.background(), s.c.keyFile(), s.log)
+	return err
 }
 
 // listen opens the API and the gateway. Both are open before the first line

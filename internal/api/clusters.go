@@ -104,6 +104,37 @@ func (s *server) deleteCluster(w http.ResponseWriter, r *http.Request) error {
 	return writeCluster(w, v)
 }
 
+// checkCluster begins another check of a cluster, which goes on as an operation.
+// Its body may be left out.
+func (s *server) checkCluster(w http.ResponseWriter, r *http.Request) error {
+	id, err := resourceID(r, "cluster")
+	if err != nil {
+		return err
+	}
+	var in client.CheckCluster
+	var body []byte
+	if r.ContentLength == 0 {
+		body, err = emptyBody(r)
+	} else {
+		var m members
+		if m, body, err = decodeBody(r, &in, "application/json"); err == nil {
+			err = firstError(m.noNull(), checkSettings(in.Settings))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	key, err := s.idempotencyKey(r, body)
+	if err != nil {
+		return err
+	}
+	v, err := s.Store.CheckCluster(r.Context(), CheckCluster{Key: key, OperationID: fleet.OperationID(s.NewID()), IDOrName: id, Settings: in.Settings})
+	if err != nil {
+		return err
+	}
+	return writeCluster(w, v)
+}
+
 // writeCluster answers 202 with the cluster and the operation that works on it.
 func writeCluster(w http.ResponseWriter, v ClusterView) error {
 	if v.Operation != nil {

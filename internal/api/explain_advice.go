@@ -33,7 +33,7 @@ func adviceOn(r fleet.Reason, name string) []string {
 	case fleet.ReasonImageBuild, fleet.ReasonVolumeTooSmall:
 		return []string{"ask for what can be made: cloudctl installation update " + name}
 	case fleet.ReasonCheckFailed:
-		return []string{"mend what its checks name: cloudctl cluster get " + name, "then make it anew: cloudctl cluster delete " + name + ", and create it again"}
+		return []string{"mend what its checks name: cloudctl cluster get " + name, "then check it again: cloudctl cluster check " + name + ", with --set for settings that are to change"}
 	case fleet.ReasonPanic:
 		return []string{"a row that can't be read was written by a hand or by another version: mend it in the database",
 			"anything else of this kind is a fault of ours: the provisioner's log has the whole of it"}

@@ -18,6 +18,9 @@ func ExplainCluster(v ClusterView, now time.Time) client.Explanation {
 			e.Accepts = append(e.Accepts, string(fleet.OperationDelete))
 		}
 	}
+	if _, _, ok := v.State.Recheck(); ok && (v.Operation == nil || v.Operation.State.Finished()) {
+		e.Accepts = append(e.Accepts, "check")
+	}
 	if v.Operation != nil {
 		op := wireOperation(v.Operation)
 		e.Operation = &op
@@ -32,7 +35,7 @@ func ExplainCluster(v ClusterView, now time.Time) client.Explanation {
 	e.Next = "nothing, until there is a request"
 	switch v.State {
 	case fleet.ClusterStable:
-		explainStable(&e, &v)
+		explainStable(&e, &v, now)
 	case fleet.ClusterDeleted:
 		e.Summary = "cluster " + v.Name + " is deleted"
 	case fleet.ClusterCreationFailed, fleet.ClusterDeletionFailed:
@@ -47,7 +50,7 @@ func ExplainCluster(v ClusterView, now time.Time) client.Explanation {
 }
 
 // explainStable is for a cluster that runs: whether there is room in it.
-func explainStable(e *client.Explanation, v *ClusterView) {
+func explainStable(e *client.Explanation, v *ClusterView, now time.Time) {
 	up, free, largest := 0, int64(0), int64(0)
 	var away []string
 	for _, h := range v.Hosts {
@@ -56,7 +59,7 @@ func explainStable(e *client.Explanation, v *ClusterView) {
 			continue
 		}
 		up++
-		free += h.FreeMemoryMiB()
+		free += max(0, h.FreeMemoryMiB()) // a host may have become smaller than what is held there
 		largest = max(largest, h.FreeMemoryMiB())
 	}
 	e.Summary = fmt.Sprintf("cluster %s runs, with %d of %d hosts up and %d MiB of memory free, at most %d MiB on one host",
@@ -70,7 +73,12 @@ func explainStable(e *client.Explanation, v *ClusterView) {
 		e.Summary += "; it takes no new installations"
 	case largest <= 0:
 		e.WaitingFor = string(fleet.WaitCapacity)
-		e.Advice = []string{"nothing more can be started here: hibernate or delete installations, or give it more hosts"}
+		e.Advice = []string{"nothing more can be started here: hibernate or delete installations, or give it more hosts: cloudctl cluster check " + v.Name}
+	}
+	if op := v.Operation; op != nil && op.Kind == fleet.OperationCheckCluster && op.State == fleet.OperationFailed {
+		e.LastError = op.Error
+		e.Summary += fmt.Sprintf("; its last check failed %s ago%s%s, and changed nothing", age(op.FinishedAt, now), because(op.FailReason), colon(op.Error))
+		e.Advice = append(e.Advice, "mend what the check names, then check it again: cloudctl cluster check "+v.Name)
 	}
 }
 

@@ -174,7 +174,7 @@ func (x *work) next() string {
 	switch op.Kind {
 	case fleet.OperationVerify:
 		return next + "; it is the last step, and the installation sleeps on"
-	case fleet.OperationMove:
+	case fleet.OperationMove, fleet.OperationCheckCluster:
 		return next + "; it is the last step, and the state stays as it is"
 	}
 	done, _ := op.Kind.EndStates()

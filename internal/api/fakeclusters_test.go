@@ -68,6 +68,25 @@ func (f *fakeStore) DeleteCluster(_ context.Context, idOrName string, key fleet.
 	return *v, nil
 }
 
+func (f *fakeStore) CheckCluster(_ context.Context, in CheckCluster) (ClusterView, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	if err != nil {
+		return ClusterView{}, err
+	}
+	v := f.cluster(in.IDOrName)
+	if v == nil {
+		return ClusterView{}, fleet.Errorf(fleet.KindNotFound, "there is no cluster %q", in.IDOrName)
+	}
+	if v.State != fleet.ClusterStable {
+		return ClusterView{}, fleet.Errorf(fleet.KindNotAccepted, "cluster %s can't be checked now", v.Name)
+	}
+	f.checked = in
+	v.Operation = f.operation(in.OperationID, fleet.OperationCheckCluster, fleet.ResourceCluster, string(v.ID), v.Name)
+	f.remember(in.Key, v.Operation.ID)
+	return *v, nil
+}
+
 func (f *fakeStore) Cluster(_ context.Context, idOrName string) (ClusterView, error) {
 	unlock, err := f.lock()
 	defer unlock()

@@ -33,12 +33,13 @@ type fakeStore struct {
 	meddle func(*fakeGroup)
 	// lying are the installations on the one host that there is.
 	lying []fleet.DrainMember
-	// created, changed, begun, controlled and hosted are the last requests.
+	// created, changed, begun, controlled, hosted and checked are the last requests.
 	created    fleet.NewInstallation
 	changed    fleet.Change
 	begun      fleet.NewRollout
 	controlled fleet.RolloutControl
 	hosted     fleet.HostControl
+	checked    fleet.CheckCluster
 }
 
 type usedKey struct {

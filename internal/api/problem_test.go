@@ -57,7 +57,7 @@ func TestEveryKindOfErrorBecomesAProblem(t *testing.T) {
 				{"GET", "/api/v1/operations/" + fleet.NewID() + "/explain", ""},
 				{"POST", "/api/v1/rollouts/" + fleet.NewID() + "/pause", ""},
 				{"GET", "/api/v1/clusters", ""}, {"POST", "/api/v1/clusters", `{"name":"local","provider":"kvm"}`},
-				{"GET", "/api/v1/clusters/local", ""}, {"DELETE", "/api/v1/clusters/local", ""},
+				{"GET", "/api/v1/clusters/local", ""}, {"DELETE", "/api/v1/clusters/local", ""}, {"POST", "/api/v1/clusters/local/check", ""},
 				{"GET", "/api/v1/clusters/local/hosts", ""}, {"GET", "/api/v1/clusters/local/hosts/here", ""},
 				{"DELETE", "/api/v1/clusters/local/hosts/here", ""}, {"POST", "/api/v1/clusters/local/hosts/here/cordon", ""},
 				{"POST", "/api/v1/clusters/local/hosts/here/uncordon", ""}, {"POST", "/api/v1/clusters/local/hosts/here/drain", ""},
@@ -212,6 +212,20 @@ func TestClusters(t *testing.T) {
 	} {
 		require.Equal(t, field, h.refused(t, http.StatusBadRequest, "POST", "/api/v1/clusters", body).Field, body)
 	}
+	const check = "/api/v1/clusters/local/check"
+	h.refused(t, http.StatusConflict, "POST", check, "")
+	h.store.clusters[fleet.ClusterID(c.ID)].State = fleet.ClusterStable
+	w = h.call(t, "POST", check, "")
+	require.Equal(t, http.StatusAccepted, w.Code, w.Body)
+	require.Contains(t, w.Header().Get("Location"), "/api/v1/operations/")
+	require.Empty(t, h.store.checked.Settings)
+	c = call[client.Cluster](t, h, http.StatusAccepted, "POST", check, `{"settings":{"hosts":"5","latency":""}}`)
+	require.Equal(t, "check-cluster", c.Operation.Kind)
+	require.Equal(t, map[string]string{"hosts": "5", "latency": ""}, h.store.checked.Settings)
+	for body, field := range map[string]string{`{"settings":null}`: "settings", `{"settings":{"-":"x"}}`: "settings.-", `{"hosts":5}`: "hosts"} {
+		require.Equal(t, field, h.refused(t, http.StatusBadRequest, "POST", check, body).Field, body)
+	}
+	h.refused(t, http.StatusNotFound, "POST", "/api/v1/clusters/none/check", "")
 	h.refused(t, http.StatusPreconditionFailed, "DELETE", "/api/v1/clusters/local", "", header{"If-Match", `"1"`})
 	require.Equal(t, "deletion-requested", call[client.Cluster](t, h, http.StatusAccepted, "DELETE", "/api/v1/clusters/local", "", header{"If-Match", "*"}).State)
 	h.acme(t, fleet.StateStable)

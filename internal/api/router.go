@@ -96,6 +96,7 @@ func (s *server) routes() []route {
 		{method: "POST", path: v1 + "/clusters", handle: s.createCluster},
 		{method: "GET", path: v1 + "/clusters/{id}", handle: s.getCluster},
 		{method: "DELETE", path: v1 + "/clusters/{id}", handle: s.deleteCluster},
+		{method: "POST", path: v1 + "/clusters/{id}/check", handle: s.checkCluster},
 		{method: "GET", path: v1 + "/clusters/{id}/explain", handle: s.explainCluster},
 		{method: "GET", path: v1 + "/clusters/{id}/hosts", handle: s.listHosts},
 		{method: "GET", path: v1 + "/clusters/{id}/hosts/{host}", handle: s.getHost},

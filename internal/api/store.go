@@ -47,6 +47,8 @@ type Store interface {
 
 	CreateCluster(ctx context.Context, in NewCluster) (ClusterView, error)
 	DeleteCluster(ctx context.Context, idOrName string, key IdempotencyKey) (ClusterView, error)
+	// CheckCluster refuses with KindNotAccepted while something is at work on it.
+	CheckCluster(ctx context.Context, in CheckCluster) (ClusterView, error)
 	Cluster(ctx context.Context, idOrName string) (ClusterView, error)
 	ListClusters(ctx context.Context, page Page) ([]ClusterView, error)
 
@@ -86,6 +88,7 @@ type (
 	RolloutQuery      = fleet.RolloutQuery
 	MemberQuery       = fleet.MemberQuery
 	NewCluster        = fleet.NewCluster
+	CheckCluster      = fleet.CheckCluster
 	Accepted          = fleet.Accepted
 	InstallationView  = fleet.InstallationView
 	ClusterView       = fleet.ClusterView

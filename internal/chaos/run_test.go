@@ -127,10 +127,6 @@ func (r *run) setUp(ctx context.Context, rng *rand.Rand) error {
 	if r.sim, err = remote.New(remote.Options{URL: socket}); err != nil {
 		return err
 	}
-	key := make([]byte, 32) // of all three: they share a database
-	for n := range key {
-		key[n] = byte(rng.IntN(256))
-	}
 	for n := range processes {
 		at, err := freeAddresses()
 		if err != nil {
@@ -138,13 +134,10 @@ func (r *run) setUp(ctx context.Context, rng *rand.Rand) error {
 		}
 		name := fmt.Sprintf("provisioner-%d", n)
 		p := &process{name: name, bin: r.bin, log: filepath.Join(r.dir, name+".log"), args: []string{"server", "--database", r.url,
-			"--data-dir", filepath.Join(r.dir, name), "--roles", "api,supervisor", "--listen", at[0], "--gateway-listen", at[1],
+			"--data-dir", filepath.Join(r.dir, name), "--secret-key-file", filepath.Join(r.dir, "secret.key"), "--roles", "api,supervisor", "--listen", at[0], "--gateway-listen", at[1],
 			"--simulator", socket, "--health-deadline", "20s", "--slots", "16"}}
 		c, err := client.New("http://"+at[0], client.Options{Attempts: 1, Timeout: 3 * time.Second})
 		if err != nil {
-			return err
-		}
-		if err := withKey(filepath.Join(r.dir, name), key); err != nil {
 			return err
 		}
 		if err := p.start(); err != nil {
@@ -153,14 +146,6 @@ func (r *run) setUp(ctx context.Context, rng *rand.Rand) error {
 		r.provisioners, r.clients = append(r.provisioners, p), append(r.clients, c)
 	}
 	return r.furnish(ctx, rng)
-}
-
-// withKey makes a data directory with a key that is not its own alone.
-func withKey(dir string, key []byte) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "secret.key"), key, 0o600)
 }
 
 // packageRefs are what tenants run. web keeps data on a volume.

@@ -53,6 +53,28 @@ func ClusterTransitions() []ClusterTransition {
 	}
 }
 
+// Recheck returns what checks a cluster of this state again, and the state that the
+// request puts it in: a stable one stays so, and one whose creation has failed is created
+// again. False where no check is accepted.
+func (s ClusterState) Recheck() (kind OperationKind, requested ClusterState, ok bool) {
+	switch s {
+	case ClusterStable:
+		return OperationCheckCluster, s, true
+	case ClusterCreationFailed:
+		return OperationCreateCluster, ClusterCreationRequested, true
+	}
+	return "", "", false
+}
+
+// What an operation that checks a cluster again has observed from its beginning on.
+const (
+	// ObservedSettings are the settings to check it with, as JSON: the cluster takes
+	// them on where it passes.
+	ObservedSettings = "settings"
+	// ObservedHost is one of its hosts, which may be the only one to see it.
+	ObservedHost = "host"
+)
+
 // Cluster is a place to run: a pool of KVM hosts, a cloud's region, or the simulator.
 type Cluster struct {
 	ID          ClusterID    `json:"id"`

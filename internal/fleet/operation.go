@@ -15,6 +15,8 @@ const (
 	OperationDelete        OperationKind = "delete"
 	OperationCreateCluster OperationKind = "create-cluster"
 	OperationDeleteCluster OperationKind = "delete-cluster"
+	// OperationCheckCluster checks a cluster again, and leaves its state alone.
+	OperationCheckCluster OperationKind = "check-cluster"
 	// OperationVerify tries a release on a clone of a sleeping installation,
 	// whose state it leaves alone. Any request on the installation pre-empts it.
 	OperationVerify OperationKind = "verify"

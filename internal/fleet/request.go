@@ -59,6 +59,15 @@ type NewCluster struct {
 	Settings    map[string]string
 }
 
+// CheckCluster is a validated request to check a cluster again.
+type CheckCluster struct {
+	Key         IdempotencyKey
+	OperationID OperationID
+	IDOrName    string
+	// Settings are those that change; an empty value takes one away.
+	Settings map[string]string
+}
+
 // Accepted is an accepted request.
 type Accepted struct {
 	Installation InstallationView

@@ -116,8 +116,9 @@ type Changes struct {
 	Verified, Running *PackageID
 	// Observed is merged into the operation's.
 	Observed map[string]string
-	// Cluster and Hosts are what the cluster supervisor's steps found.
-	Check *CheckReport
+	// Check is what the check of a cluster found, and Settings what it passed with, where they change.
+	Check    *CheckReport
+	Settings map[string]string
 	// Pin moves the installation to that revision of its group, without work on
 	// it: what a sleeper's next wake starts, or what a failed update goes back to.
 	Pin *RevisionNumber

@@ -76,7 +76,7 @@ func (c *kase) last() string {
 }
 
 func (c *kase) onCluster() bool {
-	return c.kind == fleet.OperationCreateCluster || c.kind == fleet.OperationDeleteCluster
+	return c.kind == fleet.OperationCreateCluster || c.kind == fleet.OperationDeleteCluster || c.kind == fleet.OperationCheckCluster
 }
 
 func (c *kase) create(env map[string]string, pkg string) fleet.OperationID {
@@ -335,6 +335,10 @@ func scenarios() []scenario {
 		{name: "hibernate-stranded", kind: fleet.OperationHibernate, end: "hibernating",
 			before: stranded("web", "release-host"), begin: asking(fleet.OperationHibernate, nil), check: func(c *kase) { c.hasVolume(100) }},
 		{name: "create-cluster", kind: fleet.OperationCreateCluster, end: "stable", begin: createCluster},
+		{name: "check-cluster", kind: fleet.OperationCheckCluster, end: "stable",
+			before: after(doing{begin: createCluster, end: "stable"}), begin: checkCluster, check: func(c *kase) {
+				require.Equal(c.t, []string{"3"}, c.strings(`SELECT count(*)::text FROM host WHERE cluster_id = $1 AND state = 'up'`, c.id))
+			}},
 		{name: "delete-cluster", kind: fleet.OperationDeleteCluster, end: "deleted",
 			before: after(doing{begin: createCluster, end: "stable"}), begin: deleteCluster},
 	}
@@ -345,6 +349,13 @@ func createCluster(c *kase) fleet.OperationID {
 	v, err := c.store.CreateCluster(c.ctx, in)
 	require.NoError(c.t, err)
 	c.id = string(in.ID)
+	c.wake()
+	return v.Operation.ID
+}
+
+func checkCluster(c *kase) fleet.OperationID {
+	v, err := c.store.CheckCluster(c.ctx, fleet.CheckCluster{OperationID: fleet.OperationID(fleet.NewID()), IDOrName: c.id, Settings: map[string]string{"hosts": "3"}})
+	require.NoError(c.t, err)
 	c.wake()
 	return v.Operation.ID
 }

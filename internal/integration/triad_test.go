@@ -253,6 +253,8 @@ func failedThenDeleted(w *world, s scenario) {
 		switch s.kind {
 		case fleet.OperationVerify:
 			failed = "hibernating" // its users notice nothing
+		case fleet.OperationCheckCluster:
+			failed = "stable"
 		case fleet.OperationMove:
 			if failed = c.began; onTheWayBack(at) {
 				failed = cmp.Or(s.kind.GivenUp(c.began, at), c.began)

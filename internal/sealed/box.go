@@ -3,9 +3,12 @@ package sealed
 import (
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -18,7 +21,8 @@ const version = "v1"
 
 // Box seals and opens values. Its methods may be called concurrently.
 type Box struct {
-	dir string
+	// path is the file of the current key; former ones lie in dir, beside it.
+	path, dir string
 
 	mu      sync.RWMutex
 	current string // the ID of the key that seals
@@ -65,7 +69,7 @@ func (b *Box) Open(sealed, context string) (string, error) {
 	if !ok {
 		return "", fleet.Errorf(fleet.KindPermanent,
 			"opening a secret: it was sealed with key %s, which is not in %s (the current one is %s): restore %s or %s from a backup and restart, or set the secret again",
-			printable(id), b.dir, current, currentName, formerName(printable(id)))
+			printable(id), b.dir, current, filepath.Base(b.path), formerName(printable(id)))
 	}
 	nonce, ciphertext := data[:chacha20poly1305.NonceSizeX], data[chacha20poly1305.NonceSizeX:]
 	plain, err := key.Open(nil, nonce, ciphertext, additional(id, context))
@@ -80,6 +84,28 @@ func (b *Box) KeyID() string {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return b.current
+}
+
+// checkText is what a key's check value is an HMAC of.
+const checkText = "dormouse key check value v1"
+
+// Key says which key seals now. The check value is an HMAC-SHA256 of a fixed text
+// under the key, in hex: who has the key can tell that another has the same one, and
+// nobody learns anything of it.
+func (b *Box) Key() fleet.SecretKey {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	mac := hmac.New(sha256.New, b.keys[b.current].raw)
+	mac.Write([]byte(checkText)) // it never fails
+	return fleet.SecretKey{ID: b.current, CheckValue: hex.EncodeToString(mac.Sum(nil))}
+}
+
+// Has tells whether the key of that ID is here, as the current one or a former one.
+func (b *Box) Has(id string) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	_, ok := b.keys[id]
+	return ok
 }
 
 // NeedsReseal tells whether a sealed value was made with a former key.

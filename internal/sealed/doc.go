@@ -15,11 +15,13 @@
 // which of several keys is needed, so that keys can be rotated: new values get the current
 // key, old ones open with the key that they name as long as its file is there.
 //
-// Files, mode 0600: "secret.key" is the current key, "secret-KEYID.key" are
-// former ones. Losing them loses the secrets; processes that share a database need
-// the same ones. A key file that others may read, or that has not 32 bytes, is
-// refused; one that is missing is made anew, and values of the lost one then
-// fail to open with an error that names it.
+// Files, mode 0600: "secret.key", or the one that was named, is the current key,
+// "secret-KEYID.key" beside it are former ones. Losing them loses the secrets;
+// processes that share a database need the same ones. A key file that others may read, or
+// that has not 32 bytes, is refused. One that is missing is made anew by Create only, and
+// values of a lost key then fail to open with an error that names it: whoever calls it
+// looks first whether any are there (cmd/provisioner does, and records which key is
+// the database's as a check value, so that no process begins with another one).
 //
 // It must not log or return a key, and no error holds what was sealed.
 package sealed

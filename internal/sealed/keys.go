@@ -16,8 +16,10 @@ import (
 	"dormouse/internal/fleet"
 )
 
+// FileName is what the file of the current key is called where nobody names another.
+const FileName = "secret.key"
+
 const (
-	currentName  = "secret.key"
 	formerPrefix = "secret-"
 	suffix       = ".key"
 	idBytes      = 8
@@ -25,18 +27,28 @@ const (
 
 func formerName(id string) string { return formerPrefix + id + suffix }
 
-// Open reads the keys in dir, and makes the first one where there is none; of
-// two processes that do so at once, both get the same. The directory must exist.
-// Errors are of KindPermanent where a key file can't be used as it is.
-func Open(dir string) (*Box, error) {
-	b := &Box{dir: dir, keys: map[string]secretKey{}}
-	if err := create(dir); err != nil {
-		return nil, fmt.Errorf("making the key for secrets: %w", err)
+// Open reads the key in a file and the former ones beside it. It is of
+// KindNotFound where there is no such file, and of KindPermanent where a key file can't
+// be used as it is.
+func Open(path string) (*Box, error) {
+	b := &Box{path: path, dir: filepath.Dir(path), keys: map[string]secretKey{}}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, fleet.Errorf(fleet.KindNotFound, "reading the key for secrets: there is no file %s", path)
 	}
 	if err := b.load(); err != nil {
 		return nil, err
 	}
 	return b, nil
+}
+
+// Create makes a key in a file where there is none; of two processes that do so
+// at once, both find the same one there. The directory must exist. Whoever calls it
+// has made sure that no secret needs a key that was there before.
+func Create(path string) error {
+	if err := create(path); err != nil {
+		return fmt.Errorf("making the key for secrets: %w", err)
+	}
+	return nil
 }
 
 // Rotate makes a new key that seals from now on; the former one stays for what
@@ -45,8 +57,7 @@ func Open(dir string) (*Box, error) {
 func (b *Box) Rotate() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	path := filepath.Join(b.dir, currentName)
-	err := os.Link(path, filepath.Join(b.dir, formerName(b.current)))
+	err := os.Link(b.path, filepath.Join(b.dir, formerName(b.current)))
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("keeping the former key for secrets: %w", err)
 	}
@@ -58,7 +69,7 @@ func (b *Box) Rotate() error {
 	if err := syncDir(b.dir); err != nil {
 		return errors.Join(fmt.Errorf("keeping the former key for secrets: %w", err), os.Remove(tmp))
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := os.Rename(tmp, b.path); err != nil {
 		return errors.Join(fmt.Errorf("putting the new key for secrets in place: %w", err), os.Remove(tmp))
 	}
 	if err := syncDir(b.dir); err != nil {
@@ -68,8 +79,8 @@ func (b *Box) Rotate() error {
 }
 
 // create makes the current key if there is none.
-func create(dir string) error {
-	path := filepath.Join(dir, currentName)
+func create(path string) error {
+	dir := filepath.Dir(path)
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -122,7 +133,7 @@ func (b *Box) load() error {
 // read takes all keys in the directory; the lock is held.
 func (b *Box) read() error {
 	keys := map[string]secretKey{}
-	current, err := readKey(filepath.Join(b.dir, currentName), keys)
+	current, err := readKey(b.path, keys)
 	if err != nil {
 		return err
 	}

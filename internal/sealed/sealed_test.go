@@ -15,11 +15,13 @@ import (
 	"dormouse/internal/sealed"
 )
 
-const keyName = "secret.key"
+const keyName = sealed.FileName
 
 func open(t *testing.T, dir string) *sealed.Box {
 	t.Helper()
-	b, err := sealed.Open(dir)
+	path := filepath.Join(dir, keyName)
+	require.NoError(t, sealed.Create(path))
+	b, err := sealed.Open(path)
 	require.NoError(t, err)
 	return b
 }
@@ -134,21 +136,24 @@ func TestKeyFile(t *testing.T) {
 	}
 
 	require.NoError(t, os.Chmod(path, 0o640))
-	_, err = sealed.Open(dir)
+	_, err = sealed.Open(path)
 	require.ErrorContains(t, err, "chmod 600")
 	require.NoError(t, os.Chmod(path, 0o600))
 	require.NoError(t, os.WriteFile(path, key[:31], 0o600))
-	_, err = sealed.Open(dir)
+	_, err = sealed.Open(path)
 	require.Equal(t, fleet.KindPermanent, fleet.KindOf(err))
 	require.ErrorContains(t, err, "31 bytes")
 	// A former key under a wrong name would hide a mistake until it is needed.
 	require.NoError(t, os.WriteFile(path, key, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "secret-0123456789abcdef.key"), bytes.Repeat([]byte{1}, 32), 0o600))
-	_, err = sealed.Open(dir)
+	_, err = sealed.Open(path)
 	require.Equal(t, fleet.KindPermanent, fleet.KindOf(err))
 
-	_, err = sealed.Open(filepath.Join(dir, "missing"))
-	require.Error(t, err)
+	missing := filepath.Join(dir, "missing", keyName)
+	_, err = sealed.Open(missing)
+	require.Equal(t, fleet.KindNotFound, fleet.KindOf(err))
+	require.ErrorContains(t, err, missing)
+	require.Error(t, sealed.Create(missing))
 }
 
 // TestFirstOpenersAgree: of many that find no key, all get the same one.
@@ -159,7 +164,11 @@ func TestFirstOpenersAgree(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range ids {
 		wg.Go(func() {
-			if b, err := sealed.Open(dir); err == nil {
+			path := filepath.Join(dir, keyName)
+			if sealed.Create(path) != nil {
+				return
+			}
+			if b, err := sealed.Open(path); err == nil {
 				ids[i] = b.KeyID()
 			}
 		})
@@ -173,10 +182,7 @@ func TestFirstOpenersAgree(t *testing.T) {
 func TestDeriveIsStableAndDiffersByPurpose(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	box, err := sealed.Open(dir)
-	require.NoError(t, err)
-	again, err := sealed.Open(dir)
-	require.NoError(t, err)
+	box, again := open(t, dir), open(t, dir)
 	a, err := box.Derive("a")
 	require.NoError(t, err)
 	same, err := again.Derive("a")
@@ -186,4 +192,26 @@ func TestDeriveIsStableAndDiffersByPurpose(t *testing.T) {
 	require.Len(t, a, 32)
 	require.Equal(t, a, same)
 	require.NotEqual(t, a, other)
+}
+
+// TestCheckValue: the same key has the same one in every process, and the value
+// must not change between versions, or an upgraded provisioner would refuse to start.
+func TestCheckValue(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "another-name")
+	require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte{7}, 32), 0o600))
+	b, err := sealed.Open(path)
+	require.NoError(t, err)
+	require.Equal(t, fleet.SecretKey{ID: "5cc2cb375fab3191",
+		CheckValue: "ad49f4bc8a09bbea0842df9128132c70fdfcff08b550d587c5824281de10ffd4"}, b.Key())
+	former := b.Key()
+	require.NoError(t, b.Rotate())
+	require.False(t, b.Key().Same(former))
+	require.True(t, b.Has(former.ID), "a former key is still there")
+	require.True(t, b.Has(b.KeyID()))
+	require.False(t, b.Has("0123456789abcdef"))
+	again, err := sealed.Open(path)
+	require.NoError(t, err)
+	require.Equal(t, b.Key(), again.Key())
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 
 	"dormouse/internal/fleet"
@@ -214,4 +215,82 @@ func (s *Store) deleteCluster(ctx context.Context, idOrName string, key fleet.Id
 		}
 		return string(c.ID), err
 	})
+}
+
+const checkClusterSQL = `WITH key AS (
+	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id) SELECT $1, $2, $3, $4 WHERE $1 <> ''
+), c AS (
+	UPDATE cluster SET state = $6, state_reason = '', state_detail = '', updated_at = dormouse_now() WHERE id = $3 AND state = $5 RETURNING id, name
+), op AS (
+	INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, state, request_state, generation, observed)
+	SELECT $4, $7, 'cluster', c.id, c.name, 'active', CASE WHEN $5::text = $6::text THEN '' ELSE $6 END,
+		1 + coalesce((SELECT max(generation) FROM operation WHERE resource_id = $3), 0), $8::jsonb FROM c
+), ev AS (
+	INSERT INTO event (kind, resource_type, resource_id, operation_id, data)
+	SELECT 'cluster.state', 'cluster', id, $4, jsonb_build_object('from', $5::text, 'to', $6::text) FROM c WHERE $5::text <> $6::text
+)
+SELECT id FROM c`
+
+// CheckCluster accepts another check of a cluster. KindNotAccepted where its state
+// takes none, or another operation is at work on it.
+func (s *Store) CheckCluster(ctx context.Context, in fleet.CheckCluster) (fleet.ClusterView, error) {
+	for try := 1; ; try++ {
+		v, err := s.clusterRequest(ctx, in.Key, func(tx *Tx) (string, error) { return tx.checkCluster(ctx, in) })
+		if again := constraintOf(err) == "operation_active" || fleet.KindOf(err) == fleet.KindStale; !again || try == maxTries {
+			return v, err
+		}
+	}
+}
+
+func (t *Tx) checkCluster(ctx context.Context, in fleet.CheckCluster) (string, error) {
+	c, err := t.cluster(ctx, in.IDOrName)
+	if err != nil {
+		return "", err
+	}
+	kind, requested, ok := c.State.Recheck()
+	switch {
+	case c.State == fleet.ClusterDeleted:
+		return "", fleet.Errorf(fleet.KindNotFound, "there is no cluster %q", in.IDOrName)
+	case !ok:
+		return "", fleet.Errorf(fleet.KindNotAccepted, "cluster %s is %s and can't be checked now", c.Name, c.State)
+	case c.Operation != nil && !c.Operation.State.Finished():
+		return "", fleet.Errorf(fleet.KindNotAccepted, "cluster %s is being checked: ask again when operation %s has ended", c.Name, c.Operation.ID)
+	}
+	observed := map[string]string{}
+	if len(c.Hosts) > 0 {
+		observed[fleet.ObservedHost] = string(c.Hosts[0].ID)
+	}
+	if len(in.Settings) > 0 {
+		if observed[fleet.ObservedSettings], err = encode(changed(c.Settings, in.Settings)); err != nil {
+			return "", err
+		}
+	}
+	text, err := encode(observed)
+	if err != nil {
+		return "", err
+	}
+	var locked bool // against a deletion, which cancels what is at work
+	if err := t.get(ctx, "locking the cluster", &locked, lockResourceSQL, c.ID); err != nil {
+		return "", err
+	}
+	var id string
+	err = t.get(ctx, "beginning the check", &id, checkClusterSQL, in.Key.Key, in.Key.RequestHash, c.ID, in.OperationID, c.State, requested, kind, text)
+	if fleet.KindOf(err) == fleet.KindNotFound {
+		err = fleet.Errorf(fleet.KindStale, "cluster %s changed meanwhile: try again", c.Name)
+	}
+	return string(c.ID), err
+}
+
+// changed are settings with some of them changed.
+func changed(settings, by map[string]string) map[string]string {
+	all := maps.Clone(settings)
+	if all == nil {
+		all = map[string]string{}
+	}
+	for name, value := range by {
+		if all[name] = value; value == "" {
+			delete(all, name)
+		}
+	}
+	return all
 }

@@ -306,11 +306,12 @@ func deny(r *fleet.Result, why fleet.Reason) {
 }
 
 const (
-	checkSQL = `UPDATE cluster SET check_report = $2::jsonb, updated_at = dormouse_now() WHERE id = $1`
+	checkSQL = `UPDATE cluster SET check_report = $2::jsonb, settings = coalesce($3::jsonb, settings), updated_at = dormouse_now() WHERE id = $1`
 
 	hostsSQL = `INSERT INTO host (id, cluster_id, name, state, memory_mib, disk_mib, address_pool)
 SELECT h.id, $1, h.name, h.state, h.memory_mib, h.disk_mib, h.address_pool
 FROM jsonb_to_recordset($2::jsonb) AS h (id text, name text, state text, memory_mib bigint, disk_mib bigint, address_pool text)
+ORDER BY h.id
 ON CONFLICT (id) DO UPDATE SET cluster_id = excluded.cluster_id, name = excluded.name, memory_mib = excluded.memory_mib,
 	disk_mib = excluded.disk_mib, address_pool = excluded.address_pool, state = CASE host.state WHEN 'down' THEN excluded.state ELSE host.state END`
 
@@ -349,7 +350,13 @@ func (t *Tx) writeHosts(ctx context.Context, r fleet.Result) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.exec(ctx, "storing the check's report", checkSQL, r.ClusterID, report); err != nil {
+	var settings any // as they are
+	if r.Changes.Settings != nil {
+		if settings, err = encode(r.Changes.Settings); err != nil {
+			return err
+		}
+	}
+	if _, err := t.exec(ctx, "storing the check's report", checkSQL, r.ClusterID, report, settings); err != nil {
 		return err
 	}
 	if len(r.Changes.Check.Hosts) == 0 {

@@ -229,7 +229,7 @@ func (p *Provider) check(fc fleet.Cluster) (fleet.CheckReport, error) {
 	settings, err := ParseSettings(fc.Settings)
 	if err != nil {
 		for _, e := range unjoin(err) {
-			item := fleet.CheckItem{Name: "settings", Detail: e.Error(), Mend: "create the cluster again without it, or with a valid value"}
+			item := fleet.CheckItem{Name: "settings", Detail: e.Error(), Mend: "leave it out, or give it a valid value"}
 			var typed *fleet.Error
 			if errors.As(e, &typed) {
 				item.Name = typed.Field

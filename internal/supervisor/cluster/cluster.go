@@ -1,10 +1,11 @@
 // Package cluster holds the workflows of clusters and of their hosts: the
-// provider's own check before a cluster takes installations, its deletion once it
-// has none, and the drain of a host.
+// provider's own check before a cluster takes installations and whenever it is asked
+// for, its deletion once it has none, and the drain of a host.
 package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -23,8 +24,10 @@ type Provider interface {
 // Workflows returns the tables of steps of all operations on clusters.
 func Workflows(providers map[fleet.ProviderKind]Provider) []*engine.Workflow {
 	w := &workflows{providers}
+	check := []engine.Step{{Name: "check", Run: w.check, Executor: checker, Timeout: 2 * time.Minute}}
 	return []*engine.Workflow{
-		{Kind: fleet.OperationCreateCluster, Steps: []engine.Step{{Name: "check", Run: w.check, Timeout: 2 * time.Minute}}},
+		{Kind: fleet.OperationCreateCluster, Steps: check},
+		{Kind: fleet.OperationCheckCluster, Steps: check},
 		{Kind: fleet.OperationDeleteCluster, Steps: []engine.Step{{Name: "confirm-empty", Run: w.confirmEmpty}}},
 	}
 }
@@ -33,12 +36,32 @@ type workflows struct {
 	providers map[fleet.ProviderKind]Provider
 }
 
-func (w *workflows) check(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
-	p, ok := w.providers[s.Cluster.Provider]
-	if !ok {
-		return fleet.Fail(fleet.ReasonCheckFailed, fmt.Sprintf("this process has no provider %q", s.Cluster.Provider)), nil
+// checker is who may look at a cluster. A process sees its own machine only: with
+// KVM, any other would not find the host on which everything runs.
+func checker(s *fleet.Snapshot) fleet.HostID {
+	if s.Cluster == nil || s.Cluster.Provider != fleet.ProviderKVM {
+		return ""
 	}
-	report, err := p.Check(ctx, *s.Cluster)
+	return fleet.HostID(s.Operation.Observed[fleet.ObservedHost]) // none before its first check
+}
+
+// check has the provider look at the cluster. What is missing fails the operation;
+// hosts, and what runs on them, stay as they are then. Settings that are new take effect
+// with a check that they pass.
+func (w *workflows) check(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
+	c := *s.Cluster
+	var settings map[string]string
+	if text, ok := s.Operation.Observed[fleet.ObservedSettings]; ok {
+		if err := json.Unmarshal([]byte(text), &settings); err != nil {
+			return fleet.Outcome{}, fleet.Errorf(fleet.KindPermanent, "reading the new settings of cluster %s: %w", c.Name, err)
+		}
+		c.Settings = settings
+	}
+	p, ok := w.providers[c.Provider]
+	if !ok {
+		return fleet.Fail(fleet.ReasonCheckFailed, fmt.Sprintf("this process has no provider %q", c.Provider)), nil
+	}
+	report, err := p.Check(ctx, c)
 	if err != nil {
 		return fleet.Outcome{}, err
 	}
@@ -51,10 +74,12 @@ func (w *workflows) check(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome
 			}
 		}
 		out := fleet.Fail(fleet.ReasonCheckFailed, strings.Join(words, "; "))
-		out.Changes.Check = &fleet.CheckReport{Items: report.Items}
+		if settings == nil || s.Operation.Kind == fleet.OperationCreateCluster { // else it is the new settings' report, and they are not taken
+			out.Changes.Check = &fleet.CheckReport{Items: report.Items}
+		}
 		return out, nil
 	}
-	return fleet.Advance(fleet.Changes{Check: &report}), nil
+	return fleet.Advance(fleet.Changes{Check: &report, Settings: settings}), nil
 }
 
 // confirmEmpty has nothing to undo yet: no provider keeps anything for an empty cluster.

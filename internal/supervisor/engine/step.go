@@ -72,11 +72,12 @@ func (e *Engine) inSlot(ctx context.Context, r *run) *fleet.Result {
 	return res
 }
 
-// frees tells whether a change gives capacity or an address back.
+// frees tells whether a change gives capacity or an address back, or may have
+// found more of it.
 func frees(s *fleet.Snapshot, c fleet.Changes) bool {
 	less := c.Hold != nil && s.Installation != nil &&
 		(c.Hold.MemoryMiB < s.Installation.HeldMemoryMiB || c.Hold.DiskMiB < s.Installation.HeldDiskMiB)
-	return less || c.ReleaseAddress
+	return less || c.ReleaseAddress || c.Check != nil
 }
 
 // deniedWait is how long the store lets an operation wait that was denied capacity.
