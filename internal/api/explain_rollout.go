@@ -33,7 +33,11 @@ func ExplainRollout(v RolloutView, now time.Time) client.Explanation {
 	case v.State.Finished():
 		e.Since, e.Next = v.FinishedAt, "nothing: it has ended"
 		e.WaitingFor = ""
-		e.Summary = fmt.Sprintf("%s is %s%s%s", what, v.State, because(v.Reason), colon(v.Detail))
+		inWork := membersInWork(&v)
+		if inWork != "" {
+			e.Next = "it begins nothing more: what it had begun comes to its end"
+		}
+		e.Summary = fmt.Sprintf("%s is %s%s%s", what, v.State, because(v.Reason), colon(v.Detail)) + inWork
 	default:
 		explainOpen(&e, &v, what, now)
 	}

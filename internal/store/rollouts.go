@@ -212,7 +212,7 @@ WHERE r.id = $1`
 )
 
 // LookAtRollout returns a rollout and its members: all unless the rollout is as
-// known, else those in work. A member that can't be read is returned as far as it
+// known or has ended, else those in work. A member that can't be read is returned as far as it
 // can; the rollout itself must be readable.
 func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (fleet.RolloutLook, error) {
 	var look fleet.RolloutLook
@@ -235,7 +235,7 @@ func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fle
 			return err
 		}
 		look.Seen = fleet.RolloutSeen{Version: row.Version, Epoch: row.Epoch}
-		look.Whole = look.Seen != known
+		look.Whole = look.Seen != known && !look.Rollout.State.Finished()
 		query := looksInWorkSQL
 		if look.Whole {
 			query = looksSQL

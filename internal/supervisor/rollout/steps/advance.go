@@ -15,7 +15,8 @@ import (
 
 // Store is what the workflow needs of the database.
 type Store interface {
-	// LookAtRollout returns all members unless the rollout is as known, else those in work.
+	// LookAtRollout returns all members unless the rollout is as known or has
+	// ended, else those in work.
 	LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (fleet.RolloutLook, error)
 }
 
@@ -126,7 +127,7 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 	}
 	if look.Rollout.State.Finished() {
 		w.forget(id)
-		return fleet.Advance(fleet.Changes{}), nil
+		return windUp(look), nil
 	}
 	if look.Now.Sub(m.lookedAt) > breakAfter {
 		m.watchedSince = look.Now
