@@ -219,13 +219,20 @@ type RolloutSeen struct {
 	Epoch Epoch
 }
 
+// RolloutKnown is what a rollout's step knows already.
+type RolloutKnown struct {
+	Seen RolloutSeen
+	// Also are members to look at though they are not in work.
+	Also []InstallationID
+}
+
 // RolloutLook is what a rollout's step reads.
 type RolloutLook struct {
 	Rollout Rollout
 	Seen    RolloutSeen
 	// To is the configuration that it leads to.
 	To GroupConfig
-	// Whole: Members are all there are; else those in work, and Joined is empty.
+	// Whole: Members are all there are; else those in work or asked for, and Joined is empty.
 	Whole   bool
 	Members []MemberLook
 	// Joined are members of the group that are in no plan yet.

@@ -243,7 +243,7 @@ func (c *census) rollBack(d *Decision) {
 		case s != standProving && s != standSound && s != standFaulty && s != standDoubted && !moved:
 		case m.Busy:
 			busy++
-			c.wake(busyLook)
+			c.wake(BusyLook)
 		default:
 			back = append(back, i)
 		}
@@ -256,6 +256,3 @@ func (c *census) rollBack(d *Decision) {
 		d.State = fleet.RolloutRolledBack
 	}
 }
-
-// busyLook is how soon a rollback looks again at members that are in somebody else's hands.
-const busyLook = 5 * time.Second

@@ -16,8 +16,8 @@ import (
 // Store is what the workflow needs of the database.
 type Store interface {
 	// LookAtRollout returns all members unless the rollout is as known or has
-	// ended, else those in work.
-	LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (fleet.RolloutLook, error)
+	// ended, else those in work and those that known asks for.
+	LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutKnown) (fleet.RolloutLook, error)
 }
 
 // Options configure the workflow.
@@ -79,9 +79,11 @@ type members struct {
 	lookedAt     time.Time
 	watchedSince time.Time
 	wholeAt      time.Time
-	healthAt     time.Time
-	metricAt     time.Time
-	metric       *rollout.MetricReading
+	// busyAt is when those who were in somebody else's hands were last looked at.
+	busyAt   time.Time
+	healthAt time.Time
+	metricAt time.Time
+	metric   *rollout.MetricReading
 	// index makes decisions about all cheap.
 	index *rollout.Index
 	// moves are sleepers that can't be verified and are to be moved all the same.
@@ -117,9 +119,12 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 	case <-ctx.Done():
 		return fleet.Outcome{}, ctx.Err()
 	}
-	known := m.seen
-	if age := s.Now.Sub(m.wholeAt); age > wholeEvery || m.back && age > wholeEveryBack {
-		known = fleet.RolloutSeen{}
+	known := fleet.RolloutKnown{Seen: m.seen}
+	switch age := s.Now.Sub(m.wholeAt); {
+	case age > wholeEvery || m.back && age > wholeEveryBack:
+		known.Seen = fleet.RolloutSeen{}
+	case s.Now.Sub(m.busyAt) >= rollout.BusyLook:
+		known.Also = m.busy()
 	}
 	look, err := w.Store.LookAtRollout(ctx, id, known)
 	if err != nil {
@@ -133,6 +138,9 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 		m.watchedSince = look.Now
 	}
 	m.lookedAt = look.Now
+	if look.Whole || len(known.Also) > 0 {
+		m.busyAt = look.Now
+	}
 	changed := m.take(look)
 	w.observe(ctx, m, look, changed)
 	d := rollout.Decide(rollout.View{Rollout: look.Rollout, Members: m.all, Index: m.index, Metric: m.metric, Unverifiable: look.To.Unverifiable,
@@ -148,6 +156,17 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 		m.seen = fleet.RolloutSeen{Version: change.Rollout.Version + 1, Epoch: change.Epoch}
 	}
 	return out, nil
+}
+
+// busy are those that were last seen in somebody else's hands, or could not be begun.
+func (m *members) busy() []fleet.InstallationID {
+	var ids []fleet.InstallationID
+	for i := range m.all {
+		if m.all[i].Busy && m.all[i].State != fleet.MemberGone {
+			ids = append(ids, m.all[i].InstallationID)
+		}
+	}
+	return ids
 }
 
 // waitsFor is what an operation waits for whose rollout goes on.
