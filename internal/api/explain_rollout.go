@@ -33,7 +33,11 @@ func ExplainRollout(v RolloutView, now time.Time) client.Explanation {
 	case v.State.Finished():
 		e.Since, e.Next = v.FinishedAt, "nothing: it has ended"
 		e.WaitingFor = ""
-		e.Summary = fmt.Sprintf("%s is %s%s%s", what, v.State, because(v.Reason), colon(v.Detail))
+		inWork := membersInWork(&v)
+		if inWork != "" {
+			e.Next = "it begins nothing more: what it had begun comes to its end"
+		}
+		e.Summary = fmt.Sprintf("%s is %s%s%s", what, v.State, because(v.Reason), colon(v.Detail)) + inWork
 	default:
 		explainOpen(&e, &v, what, now)
 	}
@@ -57,6 +61,11 @@ func explainOpen(e *client.Explanation, v *RolloutView, what string, now time.Ti
 			"take it back: cloudctl rollout rollback " + id,
 			"or try again on those that failed: cloudctl rollout retry " + id,
 			"or go on against the judge: cloudctl rollout resume " + id + " --force"}
+		if v.Reason == fleet.ReasonNotPutBack {
+			e.Advice = []string{"see where, and why: cloudctl rollout members " + id + " --state failed",
+				"put them back again when the cause is gone: cloudctl rollout rollback " + id,
+				"or leave them to their owners and end it: cloudctl rollout cancel " + id}
+		}
 	case fleet.RolloutRollingBack:
 		e.Summary = what + " is being taken back" + because(v.Reason) + colon(v.Detail) + inWork
 		e.Next = "it ends when every member that was touched has its old release back"

@@ -134,7 +134,8 @@ type RolloutWork struct {
 	HealthDeadlineMillis int64 `json:"health_deadline_ms,omitempty"`
 	// Back: it goes back to the revision before, which is in service again as soon as it runs.
 	Back bool `json:"back,omitempty"`
-	// Recalled: everything is rolled back meanwhile. What was begun is given up, and
+	// Recalled: everything is rolled back meanwhile, or a trial on a clone is of no
+	// use any more. What was begun is given up, and
 	// does not wait for the health of the release before.
 	Recalled bool `json:"recalled,omitempty"`
 }
@@ -194,7 +195,8 @@ const (
 	ReasonDeadline      Reason = "deadline-exceeded"
 	ReasonPanic         Reason = "internal-panic"
 	ReasonQuarantined   Reason = "too-many-attempts"
-	// ReasonRolledBack: it was given up because its rollout was rolled back.
+	// ReasonRolledBack: it was given up because its rollout was rolled back or, with
+	// a trial on a clone, has ended.
 	ReasonRolledBack Reason = "rolled-back"
 	ReasonInUse      Reason = "in-use"
 	ReasonPreempted  Reason = "preempted-by-delete"

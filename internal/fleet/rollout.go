@@ -13,8 +13,8 @@ const (
 	RolloutRunning RolloutState = "running"
 	// RolloutPaused: nothing new is begun until somebody resumes it.
 	RolloutPaused RolloutState = "paused"
-	// RolloutHalted: the judge or a limit stopped it, with a reason; somebody
-	// resumes it by force, rolls it back or cancels it.
+	// RolloutHalted: the judge or a limit stopped it, or not everything could be
+	// rolled back, with a reason; somebody resumes it by force, rolls it back or cancels it.
 	RolloutHalted      RolloutState = "halted"
 	RolloutRollingBack RolloutState = "rolling-back"
 	RolloutSucceeded   RolloutState = "succeeded"
@@ -180,6 +180,9 @@ type RolloutMember struct {
 	// rollout's is under way on it (it is being created, deleted, woken, …).
 	Asleep bool `json:"asleep"`
 	Busy   bool `json:"busy"`
+	// Behind, as of now: its last update failed, and what it is to run does not
+	// serve: the way back failed as well.
+	Behind bool `json:"behind,omitempty"`
 	// Health is what its provider answered when last asked; BadSince is since when it
 	// has been answering badly, with no two good answers in a row, zero where it is not.
 	// Of a member that was not begun, it tells of the release before.
@@ -219,13 +222,20 @@ type RolloutSeen struct {
 	Epoch Epoch
 }
 
+// RolloutKnown is what a rollout's step knows already.
+type RolloutKnown struct {
+	Seen RolloutSeen
+	// Also are members to look at though they are not in work.
+	Also []InstallationID
+}
+
 // RolloutLook is what a rollout's step reads.
 type RolloutLook struct {
 	Rollout Rollout
 	Seen    RolloutSeen
 	// To is the configuration that it leads to.
 	To GroupConfig
-	// Whole: Members are all there are; else those in work, and Joined is empty.
+	// Whole: Members are all there are; else those in work or asked for, and Joined is empty.
 	Whole   bool
 	Members []MemberLook
 	// Joined are members of the group that are in no plan yet.

@@ -36,6 +36,8 @@ func (w *world) invariants() {
 		UNION ALL SELECT c.name || ' ' || c.state FROM cluster c
 		WHERE (c.state LIKE '%-in-progress' OR c.state LIKE '%-requested')
 			AND NOT EXISTS (SELECT FROM operation o WHERE o.resource_id = c.id AND o.state = 'active')`)
+	w.none("no member of a rollout that has ended is in work", `SELECT r.state || ': ' || m.name || ' ' || m.state FROM rollout r JOIN rollout_member m ON m.rollout_id = r.id
+		WHERE r.finished_at IS NOT NULL AND m.state IN ('rolling', 'verifying', 'rolling-back')`)
 	w.none("what is deleted holds nothing", `SELECT i.name FROM installation i WHERE (i.state = 'deleted') <> (i.deleted_at IS NOT NULL) OR i.state = 'deleted' AND (
 		held_memory_mib <> 0 OR held_disk_mib <> 0 OR held_host_id <> ''
 		OR EXISTS (SELECT FROM instance x WHERE x.installation_id = i.id AND x.deleted_at IS NULL)

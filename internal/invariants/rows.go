@@ -49,6 +49,11 @@ var rows = []row{
 		OR EXISTS (SELECT FROM volume x WHERE x.installation_id = i.id AND x.deleted_at IS NULL)
 		OR EXISTS (SELECT FROM address_lease x WHERE x.installation_id = i.id))`},
 
+	// A rollout that has ended has nothing in work, however it ended.
+	{"EndedRolloutRests", "a member of a rollout that has ended is in work, and its operation has ended", `SELECT r.state || ' ' || r.id || ': ' || m.name || ' ' || m.state
+		FROM rollout r JOIN rollout_member m ON m.rollout_id = r.id WHERE r.finished_at IS NOT NULL AND m.state IN ('rolling', 'verifying', 'rolling-back')
+		AND NOT EXISTS (SELECT FROM operation o WHERE o.id = m.operation_id AND o.state IN ('active', 'queued'))`},
+
 	// What failed says why, and nothing is in a state of being worked on that nobody works on.
 	{"Explained", "an operation failed or was cancelled without a reason", `SELECT id || ' ' || kind || ' ' || step FROM operation WHERE state IN ('failed', 'cancelled') AND fail_reason = ''`},
 	{"Explained", "an installation failed without a reason", `SELECT name || ' ' || state FROM installation WHERE state LIKE '%-failed' AND state_reason = ''`},

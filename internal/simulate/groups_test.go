@@ -40,7 +40,7 @@ type groups interface {
 	ControlRollout(ctx context.Context, in fleet.RolloutControl) (fleet.RolloutView, error)
 }
 
-func (g gatedStore) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (out fleet.RolloutLook, err error) {
+func (g gatedStore) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutKnown) (out fleet.RolloutLook, err error) {
 	err = g.p.store(ctx, "look-at-rollout "+short(id), func(ctx context.Context, b backend) (err error) {
 		out, err = b.LookAtRollout(ctx, id, known)
 		return err

@@ -11,15 +11,26 @@ import (
 // what that look decides would make it wait, and the verb would be noticed late.
 const dueNow = `due_at = dormouse_now(), worker = '', epoch = nextval('operation_epoch')`
 
+// A rollout's operation ends before what the rollout has begun only where its row
+// could not be read, or a hand was at it; old names the rollout.
+const (
+	carriedOutByNobody = `NOT EXISTS (SELECT FROM operation a WHERE a.resource_id = old.id AND a.state = 'active')`
+	nextGeneration     = `1 + coalesce((SELECT max(generation) FROM operation n WHERE n.resource_id = old.id), 0)`
+)
+
 const (
 	// supersedeSQL ends the rollout that a newer one takes the place of. What it
-	// has begun comes to its end; its operation ends by itself.
+	// has begun comes to its end; its operation ends by itself after that.
 	supersedeSQL = `WITH old AS (
 	UPDATE rollout SET state = 'superseded', reason = 'superseded', detail = 'rollout ' || $2 || ' took its place', finished_at = dormouse_now(),
 		version = version + 1
 	WHERE group_id = $1 AND finished_at IS NULL RETURNING id
 ), op AS (
 	UPDATE operation o SET ` + dueNow + ` FROM old WHERE o.resource_id = old.id AND o.state = 'active'
+), anew AS (
+	INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, class, state, request_state, generation)
+	SELECT $3, 'rollout', 'rollout', old.id, $4, 0, 'active', '', ` + nextGeneration + `
+	FROM old WHERE ` + carriedOutByNobody + `
 )
 INSERT INTO event (kind, resource_type, resource_id, data)
 SELECT 'rollout.state', 'rollout', id, jsonb_build_object('to', 'superseded', 'by', $2::text) FROM old`
@@ -61,7 +72,7 @@ func (s *Store) CreateRollout(ctx context.Context, in fleet.NewRollout) (fleet.R
 		if err != nil {
 			return "", err
 		}
-		if _, err := tx.exec(ctx, "superseding the rollout before", supersedeSQL, g.ID, in.ID); err != nil {
+		if _, err := tx.exec(ctx, "superseding the rollout before", supersedeSQL, g.ID, in.ID, fleet.NewID(), g.Name); err != nil {
 			return "", err
 		}
 		_, err = tx.exec(ctx, "creating the rollout", insertRolloutSQL, in.Key.Key, in.Key.RequestHash, in.ID, in.OperationID, g.ID,
@@ -98,11 +109,10 @@ const (
 ), op AS (
 	UPDATE operation o SET ` + dueNow + ` FROM r WHERE o.resource_id = r.id AND o.state = 'active'
 ), anew AS (
-	-- It ends before its rollout only where its row could not be read.
 	INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, class, state, request_state, generation)
-	SELECT $9, 'rollout', 'rollout', r.id, g.name, 0, 'active', '', 1 + coalesce((SELECT max(generation) FROM operation n WHERE n.resource_id = r.id), 0)
+	SELECT $9, 'rollout', 'rollout', r.id, g.name, 0, 'active', '', ` + nextGeneration + `
 	FROM r JOIN rollout old ON old.id = r.id JOIN installation_group g ON g.id = old.group_id
-	WHERE NOT $4 AND NOT EXISTS (SELECT FROM operation a WHERE a.resource_id = r.id AND a.state = 'active')
+	WHERE ` + carriedOutByNobody + `
 ), key AS (
 	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id) SELECT $5, $6, id, '' FROM r WHERE $5 <> ''
 )
@@ -111,11 +121,14 @@ SELECT 'rollout.state', 'rollout', id, jsonb_build_object('from', $7::text, 'to'
 
 	retryFailedSQL = `UPDATE rollout_member SET state = 'waiting', reason = '', detail = '', attempts = 0, strikes = 0, started_at = NULL, finished_at = NULL
 WHERE rollout_id = $1 AND state = 'failed'`
+
+	putBackAgainSQL = `UPDATE rollout_member SET reason = 'rolled-back', detail = 'going back had failed, and is tried again'
+WHERE rollout_id = $1 AND state = 'failed' AND reason = 'not-put-back'`
 )
 
 // ControlRollout carries a verb out. KindNotAccepted where the rollout's state
 // does not take it, KindStale where IfMatch is another version. A rollout that
-// goes on and that nothing carries out any more gets an operation anew.
+// nothing carries out any more gets an operation anew.
 func (s *Store) ControlRollout(ctx context.Context, in fleet.RolloutControl) (fleet.RolloutView, error) {
 	return s.rolloutRequest(ctx, in.Key, func(tx *Tx) (string, error) {
 		var id fleet.RolloutID
@@ -139,10 +152,14 @@ func (s *Store) ControlRollout(ctx context.Context, in fleet.RolloutControl) (fl
 		case !slices.Contains(from, v.State):
 			return "", fleet.Errorf(fleet.KindNotAccepted, "rollout %s is %s and does not accept %s now", v.ID, v.State, in.Verb)
 		}
-		if in.Verb == fleet.RolloutRetry {
-			if _, err := tx.exec(ctx, "retrying what failed", retryFailedSQL, in.ID); err != nil {
-				return "", err
-			}
+		switch in.Verb {
+		case fleet.RolloutRetry:
+			_, err = tx.exec(ctx, "retrying what failed", retryFailedSQL, in.ID)
+		case fleet.RolloutRollback:
+			_, err = tx.exec(ctx, "putting back again what could not be", putBackAgainSQL, in.ID)
+		}
+		if err != nil {
+			return "", err
 		}
 		_, err = tx.exec(ctx, "controlling the rollout", controlSQL, in.ID, to, in.Verb == fleet.RolloutForce, to.Finished(),
 			in.Key.Key, in.Key.RequestHash, v.State, in.Verb, fleet.NewID())

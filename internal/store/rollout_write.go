@@ -109,6 +109,12 @@ type startRow struct {
 // members; nothing of it where the rollout has changed since it was read.
 func (t *Tx) writeRollout(ctx context.Context, c *fleet.RolloutChange) error {
 	r := c.Rollout
+	if c.Before.Finished() { // only what it had begun is still told of: no verb is accepted any more
+		if err := t.writeMembers(ctx, r.ID, c.Members); err != nil {
+			return err
+		}
+		return t.recall(ctx, c.Recall)
+	}
 	var group fleet.GroupID
 	err := t.get(ctx, "writing a rollout", &group, writeRolloutSQL, r.ID, r.Version, r.State, r.Reason, r.Detail, r.Ring, r.Wave,
 		nullTime(r.WaveSince), nullTime(r.ProgressAt), r.State.Finished(), c.Before, c.Epoch)
@@ -121,14 +127,21 @@ func (t *Tx) writeRollout(ctx context.Context, c *fleet.RolloutChange) error {
 	if err := t.writeMembers(ctx, r.ID, c.Members); err != nil {
 		return err
 	}
-	if err := t.begin(ctx, group, c.Begin); err != nil || len(c.Recall) == 0 {
+	if err := t.begin(ctx, group, c.Begin); err != nil {
 		return err
 	}
-	ids := make([]string, len(c.Recall))
-	for i, id := range c.Recall {
+	return t.recall(ctx, c.Recall)
+}
+
+func (t *Tx) recall(ctx context.Context, operations []fleet.OperationID) error {
+	if len(operations) == 0 {
+		return nil
+	}
+	ids := make([]string, len(operations))
+	for i, id := range operations {
 		ids[i] = string(id)
 	}
-	_, err = t.exec(ctx, "recalling operations", recallSQL, pq.Array(ids))
+	_, err := t.exec(ctx, "recalling operations", recallSQL, pq.Array(ids))
 	return err
 }
 

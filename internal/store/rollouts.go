@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/lib/pq"
+
 	"dormouse/internal/fleet"
 )
 
@@ -198,12 +200,17 @@ const (
 	'asleep', coalesce(i.state = 'hibernating', false), 'verified', coalesce(i.verified_package_id = i.package_id, false),
 	'busy', EXISTS (SELECT FROM operation b WHERE b.resource_id = m.installation_id AND b.state = 'active' AND b.id <> m.operation_id),
 	'malformed', coalesce(` + malformedSQL + `, ''), 'work', coalesce(o.state, ''), 'recalled', coalesce(o.rollout ? 'recalled', false),
+	'behind', CASE WHEN i.state = 'update-failed' AND (m.state = 'failed' OR o.state = 'failed') THEN NOT EXISTS (
+		SELECT FROM instance x WHERE x.installation_id = i.id AND x.serving AND x.deleted_at IS NULL AND x.spec ->> 'package_id' = i.package_id
+			AND x.spec ->> 'memory_mib' = i.memory_mib::text AND coalesce(x.spec -> 'env', '{}') = i.env) ELSE false END,
 	'work_reason', coalesce(o.fail_reason, ''), 'work_error', coalesce(o.error, '')) AS look
 FROM rollout_member m
 LEFT JOIN installation i ON i.id = m.installation_id
 LEFT JOIN operation o ON o.id = m.operation_id
 WHERE m.rollout_id = $1`
+	// looksInWorkSQL reads each part by its index.
 	looksInWorkSQL = looksSQL + ` AND m.state IN ('rolling', 'verifying', 'rolling-back')`
+	looksAtSomeSQL = looksInWorkSQL + ` UNION ALL ` + looksSQL + ` AND m.installation_id = ANY ($3) AND m.state NOT IN ('rolling', 'verifying', 'rolling-back')`
 
 	rolloutLookSQL = `SELECT ` + rolloutColumns + `, r.version, r.decided_epoch AS epoch, rev.config AS config, dormouse_now() AS now
 FROM rollout r JOIN installation_group g ON g.id = r.group_id
@@ -212,9 +219,9 @@ WHERE r.id = $1`
 )
 
 // LookAtRollout returns a rollout and its members: all unless the rollout is as
-// known, else those in work. A member that can't be read is returned as far as it
+// known or has ended, else those in work and those that known asks for. A member that can't be read is returned as far as it
 // can; the rollout itself must be readable.
-func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (fleet.RolloutLook, error) {
+func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutKnown) (fleet.RolloutLook, error) {
 	var look fleet.RolloutLook
 	err := s.read(func(tx *Tx) error {
 		var row struct {
@@ -235,9 +242,12 @@ func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fle
 			return err
 		}
 		look.Seen = fleet.RolloutSeen{Version: row.Version, Epoch: row.Epoch}
-		look.Whole = look.Seen != known
-		query := looksInWorkSQL
-		if look.Whole {
+		look.Whole = look.Seen != known.Seen && !look.Rollout.State.Finished()
+		query, args := looksInWorkSQL, []any{id, look.Rollout.GroupID}
+		switch {
+		case !look.Whole && len(known.Also) > 0:
+			query, args = looksAtSomeSQL, append(args, pq.Array(known.Also))
+		case look.Whole:
 			query = looksSQL
 			var err error
 			if look.Joined, err = tx.candidates(ctx, look.Rollout); err != nil {
@@ -249,7 +259,7 @@ func (s *Store) LookAtRollout(ctx context.Context, id fleet.RolloutID, known fle
 			err := shown(&l.Malformed, j.into(&l))
 			look.Members = append(look.Members, l)
 			return err
-		}, id, look.Rollout.GroupID)
+		}, args...)
 	})
 	return look, err
 }

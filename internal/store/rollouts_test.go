@@ -46,7 +46,7 @@ func (r *rolling) newRollout(to fleet.RevisionNumber) fleet.RolloutView {
 
 func (r *rolling) look(known fleet.RolloutSeen) fleet.RolloutLook {
 	r.t.Helper()
-	l, err := r.LookAtRollout(context.Background(), r.rollout.ID, known)
+	l, err := r.LookAtRollout(context.Background(), r.rollout.ID, fleet.RolloutKnown{Seen: known})
 	require.NoError(r.t, err)
 	return l
 }
@@ -130,6 +130,12 @@ func TestRolloutBeginsAMember(t *testing.T) {
 	require.False(t, a.Busy, "the rollout's own work does not make it busy")
 	require.Equal(t, fleet.MemberWaiting, r.memberOf(l, "b").State)
 	require.Len(t, r.look(l.Seen).Members, 1, "only those in work")
+	for _, also := range [][]fleet.InstallationID{{r.installation("b").ID}, {r.installation("a").ID, r.installation("b").ID, "nobody"}} {
+		some, err := r.LookAtRollout(context.Background(), r.rollout.ID, fleet.RolloutKnown{Seen: l.Seen, Also: also})
+		require.NoError(t, err)
+		require.False(t, some.Whole)
+		require.Len(t, some.Members, 2, "and those that are asked for, each once")
+	}
 
 	s := r.work(m)
 	require.Equal(t, fleet.ClassBulk, s.Operation.Class)
@@ -308,11 +314,20 @@ func TestASecondRolloutSupersedesTheFirst(t *testing.T) {
 	require.Equal(t, fleet.KindNotAccepted, fleet.KindOf(r.DeleteGroup(context.Background(), "prod", fleet.IdempotencyKey{})))
 	// What it has begun comes to its end, and is then the second one's to move.
 	r.commit(finish(r.work(m), fleet.StateStable))
+	ended := r.look(fleet.RolloutSeen{})
+	require.False(t, ended.Whole, "nobody needs the others any more")
+	require.Len(t, ended.Members, 1)
+	require.Equal(t, fleet.OperationSucceeded, ended.Members[0].Work)
+	told := ended.Members[0].RolloutMember
+	told.State, told.OperationID = fleet.MemberDone, ""
+	r.decide(fleet.RolloutChange{Rollout: ended.Rollout, Before: ended.Rollout.State, Members: []fleet.RolloutMember{told}})
+	require.Empty(t, r.look(fleet.RolloutSeen{}).Members)
+	require.Equal(t, fleet.RolloutSuperseded, r.look(fleet.RolloutSeen{}).Rollout.State)
 	r.rollout = second
 	l := r.look(fleet.RolloutSeen{})
 	require.Len(t, l.Joined, 1, "b is on revision 1 already")
 	require.Equal(t, "a", l.Joined[0].Name)
-	members, err := r.RolloutMembers(context.Background(), fleet.MemberQuery{Page: fleet.Page{Limit: 10}, Rollout: first.ID, State: fleet.MemberRolling})
+	members, err := r.RolloutMembers(context.Background(), fleet.MemberQuery{Page: fleet.Page{Limit: 10}, Rollout: first.ID, State: fleet.MemberDone})
 	require.NoError(t, err)
 	require.Len(t, members, 1)
 }

@@ -19,15 +19,15 @@ type Options struct {
 
 type workflows struct{ Options }
 
-// recallable has steps give up where their rollout is rolled back meanwhile: what
-// follows then is the way back.
+// recallable has steps give up where their rollout is rolled back meanwhile, or has
+// ended before a trial on a clone: what follows then is the way back.
 func recallable(steps ...engine.Step) []engine.Step {
 	out := slices.Clone(steps)
 	for i := range out {
 		run := out[i].Run
 		out[i].Run = func(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
 			if r := s.Operation.Rollout; r != nil && r.Recalled {
-				return fleet.Fail(fleet.ReasonRolledBack, "its rollout is rolled back"), nil
+				return fleet.Fail(fleet.ReasonRolledBack, "its rollout is rolled back or has ended"), nil
 			}
 			return run(ctx, s)
 		}

@@ -65,6 +65,9 @@ func (c *census) run(d *Decision, verdict verdict) {
 	if reason == "" {
 		finished, reason, detail = c.advance(d)
 	}
+	if c.busyIn(d) {
+		c.wake(BusyLook)
+	}
 	w := c.newWork(d)
 	w.putBack()
 	w.retry()

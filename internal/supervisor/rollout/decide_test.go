@@ -45,6 +45,7 @@ func TestBusyIsNeitherTouchedNorWaitedFor(t *testing.T) {
 	d := s.pass(time.Minute).decide()
 	require.Equal(t, fleet.RolloutRunning, d.State, "the end waits a little for the busy")
 	require.Equal(t, fleet.WaitMembers, d.Reason)
+	require.Equal(t, BusyLook, d.Next, "it is seen soon that it is free")
 	busy.Busy = false
 	d = s.step()
 	require.Equal(t, []fleet.InstallationID{busy.InstallationID}, d.Update, "it is taken at the end")

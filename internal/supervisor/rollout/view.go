@@ -6,6 +6,10 @@ import (
 	"dormouse/internal/fleet"
 )
 
+// BusyLook is how soon Decide asks again while members that it would have work for
+// are in somebody else's hands: who carries decisions out looks at them then.
+const BusyLook = 3 * time.Second
+
 // View is all that Decide looks at.
 type View struct {
 	Rollout fleet.Rollout

@@ -134,6 +134,19 @@ func (c *census) busy() int {
 	return n
 }
 
+// busyIn tells whether members of the open waves are in somebody else's hands: they
+// are begun as soon as they are free.
+func (c *census) busyIn(d *Decision) bool {
+	for r, ring := range c.rings[:min(d.Ring+1, len(c.rings))] {
+		for i, w := range ring {
+			if w.busy > 0 && (r < d.Ring || i <= d.Wave) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (w *waveCount) add(o waveCount) {
 	w.members += o.members
 	w.free += o.free

@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -15,8 +16,9 @@ import (
 
 // Store is what the workflow needs of the database.
 type Store interface {
-	// LookAtRollout returns all members unless the rollout is as known, else those in work.
-	LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutSeen) (fleet.RolloutLook, error)
+	// LookAtRollout returns all members unless the rollout is as known or has
+	// ended, else those in work and those that known asks for.
+	LookAtRollout(ctx context.Context, id fleet.RolloutID, known fleet.RolloutKnown) (fleet.RolloutLook, error)
 }
 
 // Options configure the workflow.
@@ -78,9 +80,11 @@ type members struct {
 	lookedAt     time.Time
 	watchedSince time.Time
 	wholeAt      time.Time
-	healthAt     time.Time
-	metricAt     time.Time
-	metric       *rollout.MetricReading
+	// busyAt is when those who were in somebody else's hands were last looked at.
+	busyAt   time.Time
+	healthAt time.Time
+	metricAt time.Time
+	metric   *rollout.MetricReading
 	// index makes decisions about all cheap.
 	index *rollout.Index
 	// moves are sleepers that can't be verified and are to be moved all the same.
@@ -116,9 +120,12 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 	case <-ctx.Done():
 		return fleet.Outcome{}, ctx.Err()
 	}
-	known := m.seen
-	if age := s.Now.Sub(m.wholeAt); age > wholeEvery || m.back && age > wholeEveryBack {
-		known = fleet.RolloutSeen{}
+	known := fleet.RolloutKnown{Seen: m.seen}
+	switch age := s.Now.Sub(m.wholeAt); {
+	case age > wholeEvery || m.back && age > wholeEveryBack:
+		known.Seen = fleet.RolloutSeen{}
+	case s.Now.Sub(m.busyAt) >= rollout.BusyLook:
+		known.Also = m.busy()
 	}
 	look, err := w.Store.LookAtRollout(ctx, id, known)
 	if err != nil {
@@ -126,12 +133,15 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 	}
 	if look.Rollout.State.Finished() {
 		w.forget(id)
-		return fleet.Advance(fleet.Changes{}), nil
+		return windUp(look), nil
 	}
 	if look.Now.Sub(m.lookedAt) > breakAfter {
 		m.watchedSince = look.Now
 	}
 	m.lookedAt = look.Now
+	if look.Whole || len(known.Also) > 0 {
+		m.busyAt = look.Now
+	}
 	changed := m.take(look)
 	w.observe(ctx, m, look, changed)
 	d := rollout.Decide(rollout.View{Rollout: look.Rollout, Members: m.all, Index: m.index, Metric: m.metric, Unverifiable: look.To.Unverifiable,
@@ -147,6 +157,17 @@ func (w *workflow) advance(ctx context.Context, s *fleet.Snapshot) (fleet.Outcom
 		m.seen = fleet.RolloutSeen{Version: change.Rollout.Version + 1, Epoch: change.Epoch}
 	}
 	return out, nil
+}
+
+// busy are those that were last seen in somebody else's hands, or could not be begun.
+func (m *members) busy() []fleet.InstallationID {
+	var ids []fleet.InstallationID
+	for i := range m.all {
+		if m.all[i].Busy && m.all[i].State != fleet.MemberGone {
+			ids = append(ids, m.all[i].InstallationID)
+		}
+	}
+	return ids
 }
 
 // waitsFor is what an operation waits for whose rollout goes on.
@@ -282,12 +303,14 @@ func settle(m *fleet.RolloutMember, l fleet.MemberLook, look fleet.RolloutLook) 
 	case !inWork || l.Work == fleet.OperationActive || l.Work == fleet.OperationQueued:
 	case l.Work == fleet.OperationCancelled || l.Work == "":
 		m.State, m.OperationID, m.StartedAt = fleet.MemberWaiting, "", time.Time{} // something of its own came first
+	case l.Work == fleet.OperationFailed && l.WorkReason == fleet.ReasonRolledBack && l.Behind:
+		end(fleet.MemberFailed, l.WorkReason, l.WorkError) // a rollback puts it back
 	case l.Work == fleet.OperationFailed && l.WorkReason == fleet.ReasonRolledBack:
 		end(fleet.MemberRolledBack, m.Reason, m.Detail)
 	case m.State == fleet.MemberVerifying:
 		settleVerified(l, look, end, fail)
 	case l.Work == fleet.OperationFailed && m.State == fleet.MemberRollingBack:
-		end(fleet.MemberFailed, l.WorkReason, "going back failed: "+l.WorkError)
+		end(fleet.MemberFailed, fleet.ReasonNotPutBack, fmt.Sprintf("going back failed (%s): %s", l.WorkReason, l.WorkError))
 	case l.Work == fleet.OperationFailed:
 		fail(l.WorkReason, l.WorkError)
 	case m.State == fleet.MemberRollingBack:

@@ -19,7 +19,7 @@ type slowStore struct {
 	most    atomic.Int32
 }
 
-func (s *slowStore) LookAtRollout(context.Context, fleet.RolloutID, fleet.RolloutSeen) (fleet.RolloutLook, error) {
+func (s *slowStore) LookAtRollout(context.Context, fleet.RolloutID, fleet.RolloutKnown) (fleet.RolloutLook, error) {
 	s.most.Store(max(s.most.Load(), s.inside.Add(1)))
 	defer s.inside.Add(-1)
 	s.looking <- struct{}{}
