@@ -35,7 +35,7 @@ func ExplainRollout(v RolloutView, now time.Time) client.Explanation {
 		e.WaitingFor = ""
 		inWork := membersInWork(&v)
 		if inWork != "" {
-			e.Next = "it begins nothing more: what it had begun comes to its end"
+			e.Next = "nothing more: it has ended, and what it had begun comes to its end"
 		}
 		e.Summary = fmt.Sprintf("%s is %s%s%s", what, v.State, because(v.Reason), colon(v.Detail)) + inWork
 	default:

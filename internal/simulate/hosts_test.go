@@ -64,7 +64,7 @@ func (s *simulation) takeBack() {
 		if err := s.directly(func(ctx context.Context, st *store.Store) error {
 			_, err := st.ControlHost(ctx, fleet.HostControl{Cluster: clusterName, Host: h, Verb: fleet.HostUncordon})
 			return err
-		}); err != nil {
+		}); err != nil && fleet.KindOf(err) != fleet.KindNotFound { // it was just removed
 			s.fail("taking back host %s: %v", h, err)
 		}
 	}

@@ -79,9 +79,9 @@ func plantedBugs() []bug {
 				IF NEW.state = 'hibernating' AND NEW.version % 5 = 0 THEN NEW.state := OLD.state; END IF; RETURN NEW; END $$;
 				CREATE TRIGGER planted BEFORE UPDATE ON installation FOR EACH ROW EXECUTE FUNCTION planted()`,
 			undo: `DROP TRIGGER planted ON installation; DROP FUNCTION planted`},
-		{name: "what an ended rollout had begun is not told of", finds: []string{"EndedRolloutRests"},
+		{name: "what became of the last members of a rollout is lost", finds: []string{"EndedRolloutRests"},
 			sql: `CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-				IF EXISTS (SELECT FROM rollout WHERE id = NEW.rollout_id AND state IN ('superseded', 'cancelled')) THEN RETURN NULL; END IF; RETURN NEW; END $$;
+				IF EXISTS (SELECT FROM rollout WHERE id = NEW.rollout_id AND finished_at IS NOT NULL) THEN RETURN NULL; END IF; RETURN NEW; END $$;
 				CREATE TRIGGER planted BEFORE UPDATE ON rollout_member FOR EACH ROW EXECUTE FUNCTION planted()`,
 			undo: `DROP TRIGGER planted ON rollout_member; DROP FUNCTION planted`},
 	}
