@@ -24,11 +24,17 @@ const (
 type kind int
 
 const (
-	// kindRelease: the program failed, or answered badly, and the old release is back.
+	// kindRelease: the program failed, and the old release is back.
 	kindRelease kind = iota
-	// kindNow: the new release is on it, and it answers badly at this moment, or
-	// did so until it began to be put back and has not been seen to be well since.
+	// kindUnready: it did not become healthy, and is well on the old release.
+	kindUnready
+	// kindTurned: it answered badly until it was put back, and is well on the old release.
+	kindTurned
+	// kindNow: the new release is on it, and it answers badly at this moment.
 	kindNow
+	// kindUnseen: it answered badly until it began to be put back, and has not been
+	// seen to be well since. What it would answer now with the new release nobody knows.
+	kindUnseen
 	// kindPlatform: the operation failed for a reason that is the platform's as a rule.
 	kindPlatform
 	// kindSick: the old release is back, and it is no better.
@@ -48,6 +54,8 @@ type tally struct {
 	passed, soaked float64
 	// controlGood members have the old release, and are well now.
 	controlGood int
+	// untroubled, on either release, have been well since before others were put back.
+	untroubled int
 }
 
 // failure is what one member tells against the release.
@@ -58,6 +66,8 @@ type failure struct {
 	level int
 	// pending: another attempt will tell more.
 	pending bool
+	// at is when it answered badly, where it was put back for that and it is known.
+	at time.Time
 	// member, cluster and strata are numbers in the view and in the index.
 	member, cluster int
 	strata          []int32
@@ -104,9 +114,11 @@ func (c *census) failureOf(m *fleet.RolloutMember, s standing) (failure, bool) {
 	switch s {
 	case standFaulty:
 		f.kind, f.pending = kindNow, true
-		f.level++ // this one is not counted yet
 		if c.late(m) {
 			f.family = familyLater
+		}
+		if f.level++; f.family != familyOf(m) || platformReason(m.Reason) {
+			f.level = 1 // what failed before failed otherwise
 		}
 	case standOld:
 		f.pending = c.retryable(m)
@@ -116,7 +128,7 @@ func (c *census) failureOf(m *fleet.RolloutMember, s standing) (failure, bool) {
 		}
 		f.pending = true
 		if m.State == fleet.MemberRollingBack {
-			f.kind = kindNow // until it is seen how the old release does
+			f.kind, f.at = kindUnseen, m.StartedAt // until it is seen how the old release does
 		}
 	default:
 		return f, false
@@ -128,13 +140,21 @@ func (c *census) failureOf(m *fleet.RolloutMember, s standing) (failure, bool) {
 	switch {
 	case m.Asleep:
 		f.kind = kindAsleep
-	case f.kind == kindNow:
+	case f.kind != kindRelease:
 	case platformReason(m.Reason):
 		f.kind = kindPlatform
 	case s == standOld && c.sick(m):
 		f.kind = kindSick
-	case s == standOld && healthReason(m.Reason) && !seenWell(m):
-		f.kind = kindNow
+	case healthReason(m.Reason):
+		if f.kind = kindUnready; m.Reason == fleet.ReasonTurnedUnhealthy {
+			f.kind = kindTurned
+		}
+		if s == standOld {
+			f.at = m.StartedAt
+			if !seenWell(m) {
+				f.kind = kindUnseen
+			}
+		}
 	}
 	return f, true
 }
@@ -147,7 +167,10 @@ func (c *census) late(m *fleet.RolloutMember) bool {
 // acquits tells whether a member that failed before has been sound for long enough since.
 func (c *census) acquits(m *fleet.RolloutMember) bool {
 	need := c.soaks[min(m.Ring, len(c.soaks)-1)]
-	if m.Reason != fleet.ReasonTurnedUnhealthy {
+	switch {
+	case platformReason(m.Reason):
+		return true // an operation failed, and now one has succeeded
+	case m.Reason != fleet.ReasonTurnedUnhealthy:
 		need = min(need, resolvedAfter)
 	}
 	left := need - c.v.Now.Sub(m.FinishedAt)
@@ -203,6 +226,9 @@ func (c *census) weigh(i int) {
 			fact.tells = tellsControlGood
 		}
 	case standSound:
+		if !m.Asleep && !m.Busy && m.Health == fleet.HealthUnhealthy {
+			return // it may be about to fail
+		}
 		fact.tells, fact.soaked = tellsPassed, c.soakedPart(m)
 		if m.Attempts < 2 {
 			return
@@ -228,14 +254,20 @@ func (c *census) gather() *evidence {
 	}
 	e.clusters = make([]tally, len(e.index.clusters))
 	e.strata = make([]tally, len(e.index.names))
+	then := e.then()
 	for i := range c.facts {
 		fact := &c.facts[i]
 		if fact.tells == tellsNothing {
 			continue
 		}
 		ids := e.index.of(i)
+		cluster := &e.clusters[e.index.clusterOf[ids[0]]]
 		e.all.add(fact)
-		e.clusters[e.index.clusterOf[ids[0]]].add(fact)
+		cluster.add(fact)
+		if m := &c.v.Members[i]; !m.Asleep && m.Health == fleet.HealthHealthy && !m.GoodSince.IsZero() && !m.GoodSince.After(then) {
+			e.all.untroubled++
+			cluster.untroubled++
+		}
 		for _, id := range ids {
 			if id >= 0 {
 				e.strata[id].add(fact)
@@ -249,6 +281,22 @@ func (c *census) gather() *evidence {
 	}
 	e.total = e.index.total(c.v.Members, e.failed)
 	return e
+}
+
+// then returns the moment at which those that were put back for what they answered were
+// bad, zero where it isn't known. It is the median: others that fail at any time do not move it.
+func (e *evidence) then() time.Time {
+	var times []time.Time
+	for i := range e.failed {
+		if at := e.failed[i].at; !at.IsZero() {
+			times = append(times, at)
+		}
+	}
+	if len(times) == 0 {
+		return time.Time{}
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	return times[len(times)/2]
 }
 
 func (t *tally) add(f *fact) {

@@ -21,9 +21,12 @@ import "fmt"
 // observer that breaks, everywhere or in one cluster. So the judge weighs the
 // evidence under each of these accidents, by how likely it makes the accident
 // itself: that something hit an unknown part of the members when they were first
-// begun, or hits a part of all at this moment, the untouched included. Failures
-// that come again speak against the first, untouched members that are well
-// against the second.
+// begun, or hit a part of all at the time when some were put back for what they
+// answered, or hits a part at this moment, the untouched included. Failures
+// that come again speak against the first two, members that were well throughout
+// against the second, untouched members that are well against the third.
+// Only those are put back that a slot is found for: that others, as bad at that time,
+// recovered with the new release on speaks for the accident, not against it.
 const (
 	backgroundAgain = 0.1
 	// Operations that fail for the platform's reasons.
@@ -32,7 +35,7 @@ const (
 	// sickIfBad is the chance that a release which is bad for a member leaves it
 	// bad when the old one is back.
 	sickIfBad = 0.1
-	// accident is the chance of each of the two accidents, everywhere, and as
+	// accident is the chance of each of the accidents, everywhere, and as
 	// much again for one in some cluster.
 	accident = 0.05
 

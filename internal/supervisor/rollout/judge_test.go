@@ -300,3 +300,46 @@ func TestWithoutComparisonFewArePutBack(t *testing.T) {
 	require.Equal(t, fleet.RolloutRunning, d.State)
 	require.Len(t, d.RollBack, 2*putBackLeast, "and no more than that at once")
 }
+
+// An outage of the observer when all had the release: many were put back before it was
+// over. Those of them that were not seen at once when it was, because the observer
+// gave no answer, were held to be bad on the release at a moment when the others were well on the old one.
+func TestWhoWasPutBackInAnOutageDoesNotConvict(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		// back, unseen and bad are how many of ten were put back, are not seen since, and are bad on the release.
+		back, unseen, bad int
+		state             fleet.RolloutState
+	}{
+		"well on both since":         {3, 0, 0, fleet.RolloutRunning},
+		"some are unseen":            {3, 1, 0, fleet.RolloutRunning},
+		"all are back, some unseen":  {10, 1, 0, fleet.RolloutRunning},
+		"well on the old one only":   {3, 0, 7, fleet.RolloutHalted},
+		"well on the old one mostly": {3, 0, 5, fleet.RolloutHalted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, 400, fleet.RolloutSpec{}).roll(400)
+			s.Rollout.State = fleet.RolloutRunning
+			s.pass(2 * time.Hour)
+			begins := s.Now
+			s.pass(20 * time.Minute)
+			for i := range s.Members {
+				m, n := &s.Members[i], i%10
+				m.Health, m.GoodSince, m.BadSince = fleet.HealthHealthy, s.Now, time.Time{}
+				if n < test.back {
+					m.State, m.Attempts, m.Strikes, m.Reason = fleet.MemberRolledBack, 1, 1, fleet.ReasonTurnedUnhealthy
+					m.StartedAt, m.FinishedAt = begins.Add(5*time.Minute), begins.Add(6*time.Minute)
+				}
+				if n < test.unseen {
+					m.Health, m.BadSince, m.GoodSince = fleet.HealthUnknown, m.FinishedAt, time.Time{}
+				}
+				if n >= test.back && n < test.back+test.bad {
+					m.Health, m.BadSince, m.GoodSince = fleet.HealthUnhealthy, begins, time.Time{}
+				}
+			}
+			d := s.decide()
+			require.Equal(t, test.state, d.State, "%g %s", d.Evidence.Odds, d.Detail)
+		})
+	}
+}

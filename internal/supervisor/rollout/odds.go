@@ -32,7 +32,7 @@ func (e *evidence) cells(f family, potential bool) cells {
 			continue
 		}
 		kind, level := x.kind, x.level
-		if potential && x.pending && level < maxLevel && (kind == kindRelease || kind == kindNow) {
+		if potential && x.pending && level < maxLevel && kind <= kindUnseen {
 			kind, level = kindRelease, level+1
 		}
 		add(0, x, kind, level)
@@ -59,23 +59,39 @@ func (k kind) chances(level int, base float64) (whole, rest float64) {
 	return base * rest, rest
 }
 
-// moment is when an accident would have to be, or have been, to explain a failure.
-func (k kind) moment() moment {
-	if k == kindNow || k == kindSick {
-		return now
-	}
-	return past
-}
-
-// moments are the two of which an accident can be: when members were first
-// begun, or now.
+// moments are those of which an accident can be: when members were first
+// begun, when those that were put back answered badly, or now.
 type moment int
 
 const (
 	past moment = iota
+	then
 	now
 	moments
 )
+
+// story is when an accident would have to be, or have been, to explain those
+// failures of which that is open.
+type story struct{ unready, unseen moment }
+
+// stories are how it can have been: what did not become healthy was hit when it was begun,
+// or with those that ran; of what hit those not seen to be well since, nobody knows whether it goes on.
+var stories = [...]story{{past, then}, {past, now}, {then, then}}
+
+// moment is when an accident would have to be, or have been, to explain a failure.
+func (s *story) moment(k kind) moment {
+	switch k {
+	case kindUnready:
+		return s.unready
+	case kindTurned:
+		return then
+	case kindUnseen, kindSick:
+		return s.unseen
+	case kindNow:
+		return now
+	}
+	return past
+}
 
 // accidents are what could have hit many at one moment: nothing, something
 // everywhere, or something in one cluster of those where any failed.
@@ -98,32 +114,48 @@ func (e *evidence) odds(f family, potential bool) (float64, int) {
 	}
 	bad, good := newMixture(), newMixture()
 	best, most := -1, math.Inf(-1)
+	stories := cells.stories()
 	for b, base := range backgrounds {
-		prior := math.Log(backgroundWeights[b]) + e.ordinary(f, cells[0], base)
-		var accident [moments]accidents
-		norm := prior
-		for m := range moments {
-			accident[m] = e.accidents(f, m, cells[0], base)
-			norm += accident[m].log(nil, 0)
-		}
-		good.add(norm)
-		weigh := func(at int, shares []float64, weight float64) {
-			for _, share := range shares {
-				l := prior + math.Log(weight/float64(len(shares))) + e.given(f, at, share, base, cells, &accident)
-				if bad.add(l); l > most {
-					best, most = at-1, l
+		ordinary := math.Log(backgroundWeights[b]/float64(len(stories))) + e.ordinary(f, cells[0], base)
+		for i := range stories {
+			s := &stories[i]
+			var accident [moments]accidents
+			norm := ordinary
+			for m := range moments {
+				accident[m] = e.accidents(f, m, s, cells[0], base)
+				norm += accident[m].log(nil, 0)
+			}
+			good.add(norm)
+			weigh := func(at int, shares []float64, weight float64) {
+				for _, share := range shares {
+					l := ordinary + math.Log(weight/float64(len(shares))) + e.given(f, at, share, base, s, cells, &accident)
+					if bad.add(l); l > most {
+						best, most = at-1, l
+					}
 				}
 			}
-		}
-		weigh(0, sharesOverall[:], overallShare)
-		each := (1 - overallShare) / float64(e.total)
-		for at := 1; at < len(cells); at++ {
-			if len(cells[at]) > 0 {
-				weigh(at, sharesStratum[:], each)
+			weigh(0, sharesOverall[:], overallShare)
+			each := (1 - overallShare) / float64(e.total)
+			for at := 1; at < len(cells); at++ {
+				if len(cells[at]) > 0 {
+					weigh(at, sharesStratum[:], each)
+				}
 			}
 		}
 	}
 	return math.Exp(min(bad.log()-good.log(), 600)), best
+}
+
+// stories are those that differ for these failures.
+func (c cells) stories() []story {
+	for i := range c[0] {
+		for _, k := range []kind{kindUnready, kindUnseen, kindSick} {
+			if c[0][i].counts[k] != [maxLevel + 1]int{} {
+				return stories[:]
+			}
+		}
+	}
+	return stories[:1]
 }
 
 // tally returns that of all (0) or of a stratum.
@@ -162,7 +194,7 @@ func (e *evidence) ordinary(f family, all []cell, base float64) float64 {
 
 // given is the log-likelihood of the evidence, relative to ordinary, if the release
 // is bad for a share of a stratum, summed over the accidents.
-func (e *evidence) given(f family, at int, share, base float64, cells cells, accident *[moments]accidents) float64 {
+func (e *evidence) given(f family, at int, share, base float64, s *story, cells cells, accident *[moments]accidents) float64 {
 	sum := e.tally(at).sound(f) * math.Log1p(-share)
 	// explained is by how much less those in a cluster tell if an accident explains them.
 	var explained [moments][]float64
@@ -187,7 +219,7 @@ func (e *evidence) given(f family, at int, share, base float64, cells cells, acc
 				whole, rest := k.chances(level, base)
 				tells := float64(n) * math.Log((share*chance+(1-share)*whole)/whole)
 				sum += tells
-				explained[k.moment()][scope] += float64(n)*math.Log((share+(1-share)*rest)/rest) - tells
+				explained[s.moment(k)][scope] += float64(n)*math.Log((share+(1-share)*rest)/rest) - tells
 			}
 		}
 	}
@@ -202,12 +234,12 @@ func (e *evidence) given(f family, at int, share, base float64, cells cells, acc
 }
 
 // accidents weighs what could have hit those that failed at a moment.
-func (e *evidence) accidents(f family, m moment, all []cell, base float64) accidents {
+func (e *evidence) accidents(f family, m moment, s *story, all []cell, base float64) accidents {
 	weigh := func(t *tally, cells []cell, chance float64) float64 {
 		hits, sum := 0, math.Log(chance)
 		for i := range cells {
 			for k := range kinds {
-				if k.moment() != m {
+				if s.moment(k) != m {
 					continue
 				}
 				for level, n := range cells[i].counts[k] {
@@ -223,15 +255,17 @@ func (e *evidence) accidents(f family, m moment, all []cell, base float64) accid
 			return math.Inf(-1)
 		}
 		spared := t.sound(f)
-		if m == past {
+		switch n := t.resolved[f]; m {
+		case past:
 			// Those that passed another attempt are good, but were hit as well.
-			n := t.resolved[f]
 			hits += n
 			sum -= float64(n) * math.Log(base)
 			spared = max(0, spared-float64(n))
-		}
-		sum -= spared * math.Log1p(-base)
-		if m == now {
+		case then:
+			// Others that were hit may have recovered before they were put back. No more
+			// are held against the accident than against the release.
+			spared = min(spared, float64(t.untroubled))
+		case now:
 			spared += float64(t.controlGood)
 		}
 		return sum + hit(hits, spared)
@@ -260,13 +294,20 @@ func (a *accidents) log(clusters []float64, all float64) float64 {
 	return sum.log()
 }
 
-// hit is the log-likelihood of an accident that hit n and spared others, if every
-// share that it can have had is as likely as any other.
+// hit is the log-likelihood of an accident that hit n and spared others. Every share
+// that it can have had is as likely as any other, but for those that the release
+// may be bad for: to fail once must not speak against the release only because it is
+// thought of with other shares than the accident is.
 func hit(n int, spared float64) float64 {
 	a, _ := math.Lgamma(float64(n) + 1)
 	b, _ := math.Lgamma(spared + 1)
 	c, _ := math.Lgamma(float64(n) + spared + 2)
-	return a + b - c
+	sum := newMixture()
+	sum.add(a + b - c)
+	for _, share := range sharesOverall {
+		sum.add(float64(n)*math.Log(share) + spared*math.Log1p(-share) - math.Log(float64(len(sharesOverall))))
+	}
+	return sum.log() - math.Ln2
 }
 
 // mixture sums likelihoods in the logarithm.
