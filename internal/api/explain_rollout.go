@@ -61,11 +61,6 @@ func explainOpen(e *client.Explanation, v *RolloutView, what string, now time.Ti
 			"take it back: cloudctl rollout rollback " + id,
 			"or try again on those that failed: cloudctl rollout retry " + id,
 			"or go on against the judge: cloudctl rollout resume " + id + " --force"}
-		if v.Reason == fleet.ReasonNotPutBack {
-			e.Advice = []string{"see where, and why: cloudctl rollout members " + id + " --state failed",
-				"put them back again when the cause is gone: cloudctl rollout rollback " + id,
-				"or leave them to their owners and end it: cloudctl rollout cancel " + id}
-		}
 	case fleet.RolloutRollingBack:
 		e.Summary = what + " is being taken back" + because(v.Reason) + colon(v.Detail) + inWork
 		e.Next = "it ends when every member that was touched has its old release back"

@@ -79,7 +79,7 @@ const (
 	RolloutForce RolloutVerb = "force"
 	// RolloutCancel ends it and leaves every member where it is.
 	RolloutCancel RolloutVerb = "cancel"
-	// RolloutRollback puts back what was touched, and tries again where that failed.
+	// RolloutRollback puts back what was touched.
 	RolloutRollback RolloutVerb = "rollback"
 	// RolloutRetry puts the new release again on the members that failed.
 	RolloutRetry RolloutVerb = "retry"

@@ -13,8 +13,8 @@ const (
 	RolloutRunning RolloutState = "running"
 	// RolloutPaused: nothing new is begun until somebody resumes it.
 	RolloutPaused RolloutState = "paused"
-	// RolloutHalted: the judge or a limit stopped it, or not everything could be
-	// rolled back, with a reason; somebody resumes it by force, rolls it back or cancels it.
+	// RolloutHalted: the judge or a limit stopped it, with a reason; somebody
+	// resumes it by force, rolls it back or cancels it.
 	RolloutHalted      RolloutState = "halted"
 	RolloutRollingBack RolloutState = "rolling-back"
 	RolloutSucceeded   RolloutState = "succeeded"
@@ -180,9 +180,6 @@ type RolloutMember struct {
 	// rollout's is under way on it (it is being created, deleted, woken, …).
 	Asleep bool `json:"asleep"`
 	Busy   bool `json:"busy"`
-	// Behind, as of now: its last update failed, and what it is to run does not
-	// serve: the way back failed as well.
-	Behind bool `json:"behind,omitempty"`
 	// Health is what its provider answered when last asked; BadSince is since when it
 	// has been answering badly, with no two good answers in a row, zero where it is not.
 	// Of a member that was not begun, it tells of the release before.

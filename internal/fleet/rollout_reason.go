@@ -12,9 +12,6 @@ const (
 	ReasonNoProgress Reason = "no-progress"
 	// ReasonTurnedUnhealthy: a member was healthy on the new release and is not any more.
 	ReasonTurnedUnhealthy Reason = "turned-unhealthy"
-	// ReasonNotPutBack: the old release could not be put back on a member, or on
-	// members of a rollout that was rolled back.
-	ReasonNotPutBack Reason = "not-put-back"
 )
 
 // Why a rollout begins nothing new for the time being.

@@ -121,9 +121,6 @@ SELECT 'rollout.state', 'rollout', id, jsonb_build_object('from', $7::text, 'to'
 
 	retryFailedSQL = `UPDATE rollout_member SET state = 'waiting', reason = '', detail = '', attempts = 0, strikes = 0, started_at = NULL, finished_at = NULL
 WHERE rollout_id = $1 AND state = 'failed'`
-
-	putBackAgainSQL = `UPDATE rollout_member SET reason = 'rolled-back', detail = 'going back had failed, and is tried again'
-WHERE rollout_id = $1 AND state = 'failed' AND reason = 'not-put-back'`
 )
 
 // ControlRollout carries a verb out. KindNotAccepted where the rollout's state
@@ -152,14 +149,10 @@ func (s *Store) ControlRollout(ctx context.Context, in fleet.RolloutControl) (fl
 		case !slices.Contains(from, v.State):
 			return "", fleet.Errorf(fleet.KindNotAccepted, "rollout %s is %s and does not accept %s now", v.ID, v.State, in.Verb)
 		}
-		switch in.Verb {
-		case fleet.RolloutRetry:
-			_, err = tx.exec(ctx, "retrying what failed", retryFailedSQL, in.ID)
-		case fleet.RolloutRollback:
-			_, err = tx.exec(ctx, "putting back again what could not be", putBackAgainSQL, in.ID)
-		}
-		if err != nil {
-			return "", err
+		if in.Verb == fleet.RolloutRetry {
+			if _, err := tx.exec(ctx, "retrying what failed", retryFailedSQL, in.ID); err != nil {
+				return "", err
+			}
 		}
 		_, err = tx.exec(ctx, "controlling the rollout", controlSQL, in.ID, to, in.Verb == fleet.RolloutForce, to.Finished(),
 			in.Key.Key, in.Key.RequestHash, v.State, in.Verb, fleet.NewID())

@@ -200,9 +200,6 @@ const (
 	'asleep', coalesce(i.state = 'hibernating', false), 'verified', coalesce(i.verified_package_id = i.package_id, false),
 	'busy', EXISTS (SELECT FROM operation b WHERE b.resource_id = m.installation_id AND b.state = 'active' AND b.id <> m.operation_id),
 	'malformed', coalesce(` + malformedSQL + `, ''), 'work', coalesce(o.state, ''), 'recalled', coalesce(o.rollout ? 'recalled', false),
-	'behind', CASE WHEN i.state = 'update-failed' AND (m.state = 'failed' OR o.state = 'failed') THEN NOT EXISTS (
-		SELECT FROM instance x WHERE x.installation_id = i.id AND x.serving AND x.deleted_at IS NULL AND x.spec ->> 'package_id' = i.package_id
-			AND x.spec ->> 'memory_mib' = i.memory_mib::text AND coalesce(x.spec -> 'env', '{}') = i.env) ELSE false END,
 	'work_reason', coalesce(o.fail_reason, ''), 'work_error', coalesce(o.error, '')) AS look
 FROM rollout_member m
 LEFT JOIN installation i ON i.id = m.installation_id

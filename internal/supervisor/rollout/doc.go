@@ -18,9 +18,7 @@
 // the operation's reason. What is listed in RollBack becomes rolling-back, with the
 // reason given, and rolled-back at the end: as soon as the old release runs again, for
 // what its health is will be seen. An operation of Recall ends as one of RollBack
-// does, and is nobody's failure. An operation of RollBack that fails leaves the member
-// failed with ReasonNotPutBack; Decide lists it again when somebody has asked for
-// another rollback, which gives it another reason. Reason and Detail of the last failure stay when
+// does, and is nobody's failure. Reason and Detail of the last failure stay when
 // a member is tried again: they tell how long it must be watched. Strikes rises by
 // one with each failed operation and each entry of RollBack that has a reason, and is 0
 // again for those in Cleared. A rolling member whose operation has ended is to be

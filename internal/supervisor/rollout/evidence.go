@@ -193,7 +193,7 @@ func seenWell(m *fleet.RolloutMember) bool {
 
 // healthReason tells whether answers, and not the end of a program, are why a member failed.
 func healthReason(r fleet.Reason) bool {
-	return r == fleet.ReasonNotHealthy || r == fleet.ReasonTurnedUnhealthy || r == fleet.ReasonNotPutBack // put back for its answers
+	return r == fleet.ReasonNotHealthy || r == fleet.ReasonTurnedUnhealthy
 }
 
 // retryable tells whether another attempt on a member that failed is worth

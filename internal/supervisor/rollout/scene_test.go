@@ -229,7 +229,7 @@ func violations(v View, d Decision) []string {
 	touch("update", d.Update, fleet.MemberWaiting, fleet.MemberUnverifiable)
 	touch("verify", d.Verify, fleet.MemberWaiting, fleet.MemberFailed, fleet.MemberRolledBack)
 	touch("retry", d.Retry, fleet.MemberFailed, fleet.MemberRolledBack)
-	touch("roll back", back, fleet.MemberRolling, fleet.MemberDone, fleet.MemberVerified, fleet.MemberUnverifiable, fleet.MemberFailed)
+	touch("roll back", back, fleet.MemberRolling, fleet.MemberDone, fleet.MemberVerified, fleet.MemberUnverifiable)
 	touch("unverifiable", d.Unverifiable, fleet.MemberWaiting)
 	recalled := 0
 	for _, id := range d.Recall {
@@ -277,7 +277,7 @@ func violations(v View, d Decision) []string {
 	switch from := v.Rollout.State; {
 	case d.State == from:
 	case from == fleet.RolloutRunning && (d.State == fleet.RolloutHalted || d.State == fleet.RolloutRollingBack || d.State == fleet.RolloutSucceeded || d.State == fleet.RolloutRolledBack):
-	case from == fleet.RolloutRollingBack && (d.State == fleet.RolloutRolledBack || d.State == fleet.RolloutHalted && d.Reason == fleet.ReasonNotPutBack):
+	case from == fleet.RolloutRollingBack && d.State == fleet.RolloutRolledBack:
 	default:
 		add("%s → %s", from, d.State)
 	}

@@ -229,23 +229,18 @@ func (c *census) backSlots() int {
 }
 
 // rollBack puts the old release back on everything that the new one is on or is
-// meant for, and ends when nothing is left. What is under way is given up. Where the
-// way back of a failed update had failed, it is gone once more; where going back
-// failed, somebody has to ask for it again, and the end is a halt.
+// meant for, and ends when nothing is left. What is under way is given up.
 func (c *census) rollBack(d *Decision) {
 	w := c.newWork(d)
 	var back []int
-	busy, stuck := 0, 0
+	busy := 0
 	for i := range c.facts {
 		m, s := &c.v.Members[i], c.facts[i].stand
 		moved := s == standAside && c.v.Unverifiable == fleet.UnverifiableMove
-		behind := m.State == fleet.MemberFailed && m.Behind
 		switch {
 		case s == standWorking && m.State != fleet.MemberRollingBack:
 			d.Recall = append(d.Recall, m.InstallationID)
-		case behind && m.Reason == fleet.ReasonNotPutBack:
-			stuck++
-		case s != standProving && s != standSound && s != standFaulty && s != standDoubted && !moved && !behind:
+		case s != standProving && s != standSound && s != standFaulty && s != standDoubted && !moved:
 		case m.Busy:
 			busy++
 			c.wake(BusyLook)
@@ -257,12 +252,7 @@ func (c *census) rollBack(d *Decision) {
 	for _, i := range w.first(back, c.backSlots()-len(c.backing)) {
 		d.RollBack = append(d.RollBack, PutBack{ID: c.v.Members[i].InstallationID})
 	}
-	switch {
-	case len(back)+busy > 0 || c.slotsUsed > 0 || c.verifyUsed > 0:
-	case stuck > 0:
-		d.State, d.Reason = fleet.RolloutHalted, fleet.ReasonNotPutBack
-		d.Detail = fmt.Sprintf("the old release could not be put back on %d installations", stuck)
-	default:
+	if len(back)+busy == 0 && c.slotsUsed == 0 && c.verifyUsed == 0 {
 		d.State = fleet.RolloutRolledBack
 	}
 }

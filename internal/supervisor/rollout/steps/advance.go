@@ -2,7 +2,6 @@ package steps
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -303,14 +302,12 @@ func settle(m *fleet.RolloutMember, l fleet.MemberLook, look fleet.RolloutLook) 
 	case !inWork || l.Work == fleet.OperationActive || l.Work == fleet.OperationQueued:
 	case l.Work == fleet.OperationCancelled || l.Work == "":
 		m.State, m.OperationID, m.StartedAt = fleet.MemberWaiting, "", time.Time{} // something of its own came first
-	case l.Work == fleet.OperationFailed && l.WorkReason == fleet.ReasonRolledBack && l.Behind:
-		end(fleet.MemberFailed, l.WorkReason, l.WorkError) // a rollback puts it back
 	case l.Work == fleet.OperationFailed && l.WorkReason == fleet.ReasonRolledBack:
 		end(fleet.MemberRolledBack, m.Reason, m.Detail)
 	case m.State == fleet.MemberVerifying:
 		settleVerified(l, look, end, fail)
 	case l.Work == fleet.OperationFailed && m.State == fleet.MemberRollingBack:
-		end(fleet.MemberFailed, fleet.ReasonNotPutBack, fmt.Sprintf("going back failed (%s): %s", l.WorkReason, l.WorkError))
+		end(fleet.MemberFailed, l.WorkReason, "going back failed: "+l.WorkError)
 	case l.Work == fleet.OperationFailed:
 		fail(l.WorkReason, l.WorkError)
 	case m.State == fleet.MemberRollingBack:
