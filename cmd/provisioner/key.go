@@ -81,7 +81,8 @@ func openKey(ctx context.Context, st keyStore, path string, log logrus.FieldLogg
 // mendKey says how to come to the right key.
 func mendKey(path string) string {
 	return fmt.Sprintf("copy the key file of a provisioner that serves this database (%s in its data directory) to %s, or from a backup, or name one with --secret-key-file; "+
-		"where that key is lost for ever, `provisioner adopt-key` gives the database another one", sealed.FileName, path)
+		"where that key is lost for ever, `provisioner adopt-key --create --database postgres://… --secret-key-file %s` gives the database another one "+
+		"(with --dev, the database's URL is in the file database-url of the data directory)", sealed.FileName, path, path)
 }
 
 func missingKeys(box *sealed.Box, ids []string) (away []string) {
@@ -100,11 +101,12 @@ func missingKeysText(path string) string {
 
 func adoptKeyCommand() *cobra.Command {
 	var c config
+	var create bool
 	cmd := &cobra.Command{
 		Use:   "adopt-key",
 		Short: "Have a database's secrets sealed with another key from now on",
 		Long: `Have a database's secrets sealed with another key from now on: the one in the key file, which
-is made where there is none. It is for when the former key is lost, or is to be replaced. Stop
+is made where there is none with --create. It is for when the former key is lost, or is to be replaced. Stop
 all provisioners first, and give all of them the new key before they start again.
 
 What was sealed with the former key opens as long as that lies beside the new one, as
@@ -122,17 +124,18 @@ secret-KEY.key; else those secrets are to be set again.`,
 				return err
 			}
 			defer st.Close()
-			return adoptKey(cmd.Context(), st, c.keyFile(), cmd.OutOrStdout())
+			return adoptKey(cmd.Context(), st, c.keyFile(), create, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringVar(&c.database, "database", "", "postgres:// URL of the database")
 	cmd.Flags().StringVar(&c.dataDir, "data-dir", defaultDataDir(), "directory for everything that is kept on this machine")
+	cmd.Flags().BoolVar(&create, "create", false, "make a new key where the file is not there")
 	c.bindKey(cmd.Flags())
 	return cmd
 }
 
 // adoptKey makes the key in a file a database's, and says what can't be opened any more.
-func adoptKey(ctx context.Context, st keyStore, path string, out io.Writer) error {
+func adoptKey(ctx context.Context, st keyStore, path string, create bool, out io.Writer) error {
 	before, err := st.SecretKey(ctx)
 	if err != nil && fleet.KindOf(err) != fleet.KindNotFound {
 		return err
@@ -141,12 +144,21 @@ func adoptKey(ctx context.Context, st keyStore, path string, out io.Writer) erro
 	if err != nil {
 		return err
 	}
-	if err := sealed.Create(path); err != nil {
-		return err
+	if create {
+		if err := sealed.Create(path); err != nil {
+			return err
+		}
 	}
 	box, err := sealed.Open(path)
+	if fleet.KindOf(err) == fleet.KindNotFound {
+		return fleet.Errorf(fleet.KindInvalid, "there is no key for secrets at %s: name its file with --secret-key-file, or have one made with --create", path)
+	}
 	if err != nil {
 		return err
+	}
+	if before.Same(box.Key()) {
+		fmt.Fprintf(out, "nothing has changed: secrets in this database are sealed with key %s already, from %s\n", box.KeyID(), filepath.Clean(path))
+		return nil
 	}
 	if _, err := st.ReplaceSecretKey(ctx, box.Key()); err != nil {
 		return err

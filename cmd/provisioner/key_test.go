@@ -238,7 +238,11 @@ func TestAdoptKey(t *testing.T) {
 	box := k.mustOpen(former)
 	k.secret(box)
 	k.refused(file)
-	out, err := run(t.Context(), "adopt-key", "--database", k.url, "--secret-key-file", file)
+	adopt := []string{"adopt-key", "--database", k.url, "--secret-key-file", file}
+	_, err := run(t.Context(), adopt...)
+	require.Equal(t, fleet.KindInvalid, fleet.KindOf(err), "a wrong path makes no key")
+	require.NoFileExists(t, file)
+	out, err := run(t.Context(), append(adopt, "--create")...)
 	require.NoError(t, err)
 	now := k.mustOpen(file)
 	require.NotEqual(t, box.KeyID(), now.KeyID())
@@ -253,7 +257,7 @@ func TestAdoptKey(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(file), "secret-"+box.KeyID()+".key"), key, 0o600))
 	var again bytes.Buffer
-	require.NoError(t, adoptKey(t.Context(), k.st, file, &again))
-	require.NotContains(t, again.String(), "fail to open")
+	require.NoError(t, adoptKey(t.Context(), k.st, file, true, &again))
+	require.Contains(t, again.String(), "nothing has changed")
 	require.True(t, k.mustOpen(file).Has(box.KeyID()))
 }

@@ -25,6 +25,14 @@ func (g gatedStore) ControlHost(ctx context.Context, in fleet.HostControl) (out 
 	return out, err
 }
 
+func (g gatedStore) CheckCluster(ctx context.Context, in fleet.CheckCluster) (out fleet.ClusterView, err error) {
+	err = g.p.store(ctx, "check-cluster", func(ctx context.Context, b backend) (err error) {
+		out, err = b.CheckCluster(ctx, in)
+		return err
+	})
+	return out, err
+}
+
 // hosts are those that the cluster has in this seed.
 func (s *simulation) hosts() (all []string) {
 	settings, err := sim.ParseSettings(s.draw.settings)
@@ -37,9 +45,26 @@ func (s *simulation) hosts() (all []string) {
 	return all
 }
 
+// check has the cluster checked again.
+func (c *client) check() {
+	in := fleet.CheckCluster{IDOrName: clusterName, Key: c.key()}
+	_, err := c.ask("check", func(ctx context.Context, g gatedStore) (fleet.Accepted, error) {
+		in.OperationID = fleet.OperationID(fleet.NewID())
+		_, err := g.CheckCluster(ctx, in)
+		return fleet.Accepted{}, err
+	})
+	if err != nil && fleet.KindOf(err) != fleet.KindNotAccepted && !errors.Is(err, errDead) {
+		c.s.world.broken("NoInternalError", "checking the cluster: %v", err)
+	}
+}
+
 // host cordons, drains or takes back a host. Half of the requests take back, so
-// that there is somewhere to go most of the time.
+// that there is somewhere to go most of the time. Some have the cluster checked again.
 func (c *client) host(string) {
+	if c.rng.IntN(8) == 0 {
+		c.check()
+		return
+	}
 	all := c.s.hosts()
 	in := fleet.HostControl{Cluster: clusterName, Host: all[c.rng.IntN(len(all))], Verb: fleet.HostUncordon, Key: c.key()}
 	switch c.rng.IntN(6) {

@@ -22,6 +22,7 @@ type backend interface {
 	installation.Requests
 	cluster.DrainStore
 	ControlHost(ctx context.Context, in fleet.HostControl) (fleet.HostView, error)
+	CheckCluster(ctx context.Context, in fleet.CheckCluster) (fleet.ClusterView, error)
 	groups
 	CreateInstallation(ctx context.Context, in fleet.NewInstallation) (fleet.Accepted, error)
 	CreateCluster(ctx context.Context, in fleet.NewCluster) (fleet.ClusterView, error)

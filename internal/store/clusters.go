@@ -211,7 +211,7 @@ func (s *Store) deleteCluster(ctx context.Context, idOrName string, key fleet.Id
 		}
 		n, err := tx.exec(ctx, "deleting the cluster", deleteClusterSQL, key.Key, key.RequestHash, c.ID, fleet.NewID(), c.State, fleet.ClusterDeletionRequested)
 		if err == nil && n == 0 {
-			err = fleet.Errorf(fleet.KindStale, "cluster %s changed meanwhile: try again", c.Name)
+			err = errClusterMovedOn
 		}
 		return string(c.ID), err
 	})
@@ -236,15 +236,28 @@ SELECT id FROM c`
 func (s *Store) CheckCluster(ctx context.Context, in fleet.CheckCluster) (fleet.ClusterView, error) {
 	for try := 1; ; try++ {
 		v, err := s.clusterRequest(ctx, in.Key, func(tx *Tx) (string, error) { return tx.checkCluster(ctx, in) })
-		if again := constraintOf(err) == "operation_active" || fleet.KindOf(err) == fleet.KindStale; !again || try == maxTries {
+		switch again := constraintOf(err) == "operation_active" || errors.Is(err, errClusterMovedOn); {
+		case !again:
 			return v, err
+		case try == maxTries:
+			return v, fleet.Errorf(fleet.KindNotAccepted, "cluster %s is being worked on: try again", in.IDOrName)
 		}
 	}
 }
 
+// errClusterMovedOn: the cluster changed between the read and the write.
+var errClusterMovedOn = errors.New("the cluster changed meanwhile")
+
 func (t *Tx) checkCluster(ctx context.Context, in fleet.CheckCluster) (string, error) {
 	c, err := t.cluster(ctx, in.IDOrName)
 	if err != nil {
+		return "", err
+	}
+	var locked bool // against a deletion, which cancels what is at work, and another check, which may change settings
+	if err := t.get(ctx, "locking the cluster", &locked, lockResourceSQL, c.ID); err != nil {
+		return "", err
+	}
+	if c, err = t.cluster(ctx, string(c.ID)); err != nil {
 		return "", err
 	}
 	kind, requested, ok := c.State.Recheck()
@@ -267,10 +280,6 @@ func (t *Tx) checkCluster(ctx context.Context, in fleet.CheckCluster) (string, e
 	}
 	text, err := encode(observed)
 	if err != nil {
-		return "", err
-	}
-	var locked bool // against a deletion, which cancels what is at work
-	if err := t.get(ctx, "locking the cluster", &locked, lockResourceSQL, c.ID); err != nil {
 		return "", err
 	}
 	var id string

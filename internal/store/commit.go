@@ -200,6 +200,18 @@ func (t *Tx) commit(ctx context.Context, results []fleet.Result) ([]fleet.Commit
 			return nil, err
 		}
 	}
+	var checked []string
+	for _, r := range results {
+		if r.Changes.Check != nil {
+			checked = append(checked, string(r.ClusterID))
+		}
+	}
+	if len(checked) > 0 {
+		var ids []string
+		if err := t.list(ctx, "locking the hosts of clusters", &ids, lockHostsSQL, pq.Array(checked)); err != nil {
+			return nil, err
+		}
+	}
 	reserved, err := t.reserve(ctx, results)
 	if err != nil {
 		return nil, err
@@ -308,12 +320,17 @@ func deny(r *fleet.Result, why fleet.Reason) {
 const (
 	checkSQL = `UPDATE cluster SET check_report = $2::jsonb, settings = coalesce($3::jsonb, settings), updated_at = dormouse_now() WHERE id = $1`
 
+	// hostsSQL leaves a host that is another cluster's alone: installations are held there.
 	hostsSQL = `INSERT INTO host (id, cluster_id, name, state, memory_mib, disk_mib, address_pool)
 SELECT h.id, $1, h.name, h.state, h.memory_mib, h.disk_mib, h.address_pool
 FROM jsonb_to_recordset($2::jsonb) AS h (id text, name text, state text, memory_mib bigint, disk_mib bigint, address_pool text)
 ORDER BY h.id
-ON CONFLICT (id) DO UPDATE SET cluster_id = excluded.cluster_id, name = excluded.name, memory_mib = excluded.memory_mib,
-	disk_mib = excluded.disk_mib, address_pool = excluded.address_pool, state = CASE host.state WHEN 'down' THEN excluded.state ELSE host.state END`
+ON CONFLICT (id) DO UPDATE SET name = excluded.name, memory_mib = excluded.memory_mib,
+	disk_mib = excluded.disk_mib, address_pool = excluded.address_pool, state = CASE host.state WHEN 'down' THEN excluded.state ELSE host.state END
+WHERE host.cluster_id = excluded.cluster_id`
+
+	// lockHostsSQL is before the grants of the same batch, which lock hosts in order, too.
+	lockHostsSQL = `SELECT id FROM host WHERE cluster_id = ANY ($1) ORDER BY id FOR UPDATE`
 
 	// Hosts go with their cluster: a cluster that is made anew may find them again.
 	forgetLeasesSQL = `DELETE FROM address_lease WHERE host_id IN (SELECT id FROM host WHERE cluster_id = $1)`

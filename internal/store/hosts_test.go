@@ -42,3 +42,13 @@ func TestHostsGoWithTheirClusterAndComeBack(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, c.Hosts, 1)
 }
+
+// A second cluster on a machine took the host from the first, whose installations were held there.
+func TestAHostStaysInItsCluster(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.host("h1")
+	other := w.newCluster("other", fleet.Host{ID: h.ID, Name: "h1", State: fleet.HostUp, MemoryMiB: 1})
+	require.Empty(t, other.Hosts)
+	require.Equal(t, h, w.host("h1"))
+}

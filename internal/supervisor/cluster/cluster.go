@@ -79,7 +79,24 @@ func (w *workflows) check(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome
 		}
 		return out, nil
 	}
+	if text := movedPool(s.Hosts, report.Hosts); text != "" {
+		return fleet.Fail(fleet.ReasonCheckFailed, text), nil
+	}
 	return fleet.Advance(fleet.Changes{Check: &report, Settings: settings}), nil
+}
+
+// movedPool tells of a known host whose addresses would be others now: they are
+// leased from the pool that it had, and its guests would have them in the wrong network.
+func movedPool(known, found []fleet.Host) string {
+	for _, h := range found {
+		for _, k := range known {
+			if h.ID == k.ID && k.AddressPool != "" && h.AddressPool != k.AddressPool {
+				return fmt.Sprintf("host %s has the address pool %q, and its addresses were leased from %s: start its provisioner with --address-pool %s, or drain and remove the host first",
+					k.Name, h.AddressPool, k.AddressPool, k.AddressPool)
+			}
+		}
+	}
+	return ""
 }
 
 // confirmEmpty has nothing to undo yet: no provider keeps anything for an empty cluster.

@@ -73,6 +73,23 @@ func TestSettingsAreTakenWithAPassedCheckOnly(t *testing.T) {
 	require.Equal(t, fleet.KindPermanent, fleet.KindOf(err))
 }
 
+// The addresses that guests have are of the pool that their host had.
+func TestAPoolThatHasMovedFailsTheCheck(t *testing.T) {
+	t.Parallel()
+	p := &shown{report: fleet.CheckReport{Items: []fleet.CheckItem{{Name: "settings", OK: true}}, Hosts: []fleet.Host{{ID: "h", AddressPool: "10.88.0.0/24"}}}}
+	s, step := checking(t, fleet.OperationCheckCluster, fleet.ProviderSim, p, nil)
+	s.Hosts = []fleet.Host{{ID: "h", Name: "h1", AddressPool: "10.77.0.0/24"}}
+	out, err := step.Run(t.Context(), s)
+	require.NoError(t, err)
+	require.Equal(t, fleet.VerdictFail, out.Verdict)
+	require.Contains(t, out.Detail, "--address-pool 10.77.0.0/24")
+	require.Nil(t, out.Changes.Check)
+	s.Hosts[0].AddressPool = "10.88.0.0/24"
+	out, err = step.Run(t.Context(), s)
+	require.NoError(t, err)
+	require.Equal(t, fleet.VerdictAdvance, out.Verdict)
+}
+
 // Another process would show its own machine, and the cluster's would be down.
 func TestOnlyItsHostChecksAgain(t *testing.T) {
 	t.Parallel()

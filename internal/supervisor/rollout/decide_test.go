@@ -477,3 +477,25 @@ func TestBadBeforeComesLast(t *testing.T) {
 	s.pass(time.Minute)
 	require.Contains(t, s.step().Update, bad.InstallationID)
 }
+
+// All members of the first wave were deleted before they were judged: the second one
+// waited for ever, because nothing had been judged.
+func TestTheFirstWaveIsGone(t *testing.T) {
+	t.Parallel()
+	for name, begun := range map[string]bool{"before it was begun": false, "while it was in work": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, 40, fleet.RolloutSpec{FirstWave: 3, Soak: -1})
+			if begun {
+				s.step()
+			}
+			for i := range s.Members {
+				if m := &s.Members[i]; m.Wave == 0 {
+					m.State, m.Health = fleet.MemberGone, ""
+				}
+			}
+			require.Len(t, s.step().Update, 3, "as many as a first wave has")
+			s.roll(12)
+		})
+	}
+}

@@ -201,7 +201,8 @@ func (w *work) begin() {
 }
 
 // quota is how many members may be begun as far as evidence allows: what is in
-// work or was begun may not be more than growth times what has been judged.
+// work or was begun may not be more than growth times what has been judged. As many as
+// a first wave has may be in work without any: all of that one may be gone by now.
 func (w *work) quota() int {
 	begun, judged, first := 0, 0, 0
 	for r := range w.d.Ring + 1 {
@@ -213,7 +214,7 @@ func (w *work) quota() int {
 			judged += x.judged
 		}
 	}
-	return max(first, growth*judged) - begun
+	return max(first, w.c.v.Rollout.Spec.FirstWave, growth*judged) - begun
 }
 
 // Rolling back is urgent: it has backTimes the slots of the way forward, and at
