@@ -76,7 +76,8 @@ func (m *mean) add(d time.Duration) {
 const leastAhead = 20 * time.Millisecond
 
 // window is how many operations should be at hand: one for each slot, and as many as
-// the slots work off while the next ones are claimed and committed, up to a batch more.
+// the slots work off while the next ones are claimed and committed, up to two batches
+// more: one is committed while the other is gathered.
 // Without that, a process of few slots commits as few outcomes at once where steps are
 // quick, and many processes of few slots cost more statements than one of many; and
 // where steps are slow, the slots are idle from one claim to the next.
@@ -85,5 +86,5 @@ func (p *pace) window(slots int) int {
 		return slots
 	}
 	ahead, step := max(leastAhead, 3*p.commit.d), max(p.step.d, time.Microsecond)
-	return slots + min(int(time.Duration(slots)*ahead/step), batchSize)
+	return slots + min(int(time.Duration(slots)*ahead/step), committers*batchSize)
 }
