@@ -20,6 +20,10 @@ import (
 // rounds of that.
 const settleWithin = 150 * time.Second
 
+// patienceRounds of half a second are how long a rollout may go on: before it tries
+// again on what has failed, it sees for minutes how that does on the old release.
+const patienceRounds = 120
+
 // openSQL is what is open, with what its rollout says of it where it is one.
 const openSQL = `SELECT o.resource_name || ' ' || o.kind || ' ' || o.state || ' at ' || o.step || ': ' || o.wait_reason || ' ' || o.error || coalesce(' ' || r.state || ', ' || r.detail, '')
 FROM operation o LEFT JOIN rollout r ON r.id = o.resource_id WHERE o.state IN ('active', 'queued') ORDER BY o.id`
@@ -36,6 +40,11 @@ func (r *run) settle(ctx context.Context) error {
 		}
 		if round%20 == 0 { // it would look by itself after a minute
 			if err := r.decide(ctx, asker, "'running'", (*client.Rollouts).Resume); err != nil {
+				return err
+			}
+		}
+		if round == patienceRounds {
+			if err := r.decide(ctx, asker, "'running'", (*client.Rollouts).Cancel); err != nil {
 				return err
 			}
 		}
