@@ -84,13 +84,14 @@ func (k *keyed) secret(b *sealed.Box) {
 
 func (k *keyed) file() string { return filepath.Join(k.TempDir(), sealed.FileName) }
 
-func (k *keyed) newBox() *sealed.Box {
+// newBox makes a key that the database does not know of yet.
+func (k *keyed) newBox() (path string, b *sealed.Box) {
 	k.Helper()
-	path := k.file()
+	path = k.file()
 	require.NoError(k, sealed.Create(path))
 	b, err := sealed.Open(path)
 	require.NoError(k, err)
-	return b
+	return path, b
 }
 
 // A second provisioner with a data directory of its own made itself a key, served,
@@ -111,7 +112,7 @@ func TestServerWithAnotherKeyIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, own)
 	require.NoFileExists(t, own, "no key is made that nobody can use")
 
-	other := k.newBox()
+	_, other := k.newBox()
 	k.refused(k.file(), box.KeyID())
 	require.NoError(t, sealed.Create(own))
 	k.refused(own, box.KeyID())
@@ -179,10 +180,7 @@ func TestLostKeyIsNotReplaced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := newKeyed(t)
-			file := k.file()
-			require.NoError(t, sealed.Create(file))
-			box, err := sealed.Open(file)
-			require.NoError(t, err)
+			file, box := k.newBox()
 			if recorded.recorded {
 				k.mustOpen(file)
 			}
@@ -199,17 +197,14 @@ func TestLostKeyIsNotReplaced(t *testing.T) {
 func TestOlderDatabase(t *testing.T) {
 	t.Parallel()
 	k := newKeyed(t)
-	file := k.file()
-	require.NoError(t, sealed.Create(file))
-	box, err := sealed.Open(file)
-	require.NoError(t, err)
+	file, box := k.newBox()
 	k.secret(box)
 	other := k.file()
 	require.NoError(t, sealed.Create(other))
 	k.refused(other, box.KeyID()) // though nothing is recorded yet
 
 	// Two keys were in use, which nothing kept apart: it serves, and says so.
-	mixed := k.newBox()
+	_, mixed := k.newBox()
 	k.secret(mixed)
 	k.mustOpen(file)
 	require.Contains(t, k.said.LastEntry().Message, "fail to open")

@@ -114,8 +114,8 @@ func (s *Store) ChangeInstallation(ctx context.Context, in fleet.Change) (fleet.
 const readKeySQL = `SELECT request_hash AS key_hash, operation_id AS key_operation_id, resource_id AS key_resource_id
 FROM idempotency_key WHERE key = $1`
 
-// errMovedOn: the installation changed between the read and the write.
-var errMovedOn = errors.New("the installation changed meanwhile")
+// errMovedOn: what a request is about changed between the read and the write.
+var errMovedOn = errors.New("it changed meanwhile")
 
 // change returns the installation's ID also where it fails with errMovedOn.
 func (t *Tx) change(ctx context.Context, in fleet.Change, lock fleet.InstallationID) (fleet.Accepted, fleet.InstallationID, error) {

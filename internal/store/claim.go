@@ -25,7 +25,7 @@ const snapshotColumns = `to_jsonb(c) AS operation, to_jsonb(i) AS installation, 
 	(SELECT jsonb_agg(to_jsonb(h)) FROM (
 		(SELECT * FROM host WHERE id IN (i.held_host_id, i.reserved_host_id))
 		UNION ALL
-		(SELECT * FROM host WHERE cluster_id = cl.id AND state = 'up' AND (c.kind = 'move' OR coalesce(i.held_host_id, '') = '')
+		(SELECT * FROM host WHERE cluster_id = cl.id AND (state = 'up' OR c.resource_type = 'cluster') AND (c.kind = 'move' OR coalesce(i.held_host_id, '') = '')
 			AND id NOT IN (coalesce(i.held_host_id, ''), coalesce(i.reserved_host_id, ''))
 			ORDER BY memory_mib - memory_held_mib DESC LIMIT 8)) h) AS hosts,
 	dormouse_now() AS now`

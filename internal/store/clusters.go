@@ -211,7 +211,7 @@ func (s *Store) deleteCluster(ctx context.Context, idOrName string, key fleet.Id
 		}
 		n, err := tx.exec(ctx, "deleting the cluster", deleteClusterSQL, key.Key, key.RequestHash, c.ID, fleet.NewID(), c.State, fleet.ClusterDeletionRequested)
 		if err == nil && n == 0 {
-			err = errClusterMovedOn
+			err = fleet.Errorf(fleet.KindStale, "cluster %s changed meanwhile: try again", c.Name)
 		}
 		return string(c.ID), err
 	})
@@ -236,7 +236,7 @@ SELECT id FROM c`
 func (s *Store) CheckCluster(ctx context.Context, in fleet.CheckCluster) (fleet.ClusterView, error) {
 	for try := 1; ; try++ {
 		v, err := s.clusterRequest(ctx, in.Key, func(tx *Tx) (string, error) { return tx.checkCluster(ctx, in) })
-		switch again := constraintOf(err) == "operation_active" || errors.Is(err, errClusterMovedOn); {
+		switch again := constraintOf(err) == "operation_active" || errors.Is(err, errMovedOn); {
 		case !again:
 			return v, err
 		case try == maxTries:
@@ -244,9 +244,6 @@ func (s *Store) CheckCluster(ctx context.Context, in fleet.CheckCluster) (fleet.
 		}
 	}
 }
-
-// errClusterMovedOn: the cluster changed between the read and the write.
-var errClusterMovedOn = errors.New("the cluster changed meanwhile")
 
 func (t *Tx) checkCluster(ctx context.Context, in fleet.CheckCluster) (string, error) {
 	c, err := t.cluster(ctx, in.IDOrName)
@@ -285,7 +282,7 @@ func (t *Tx) checkCluster(ctx context.Context, in fleet.CheckCluster) (string, e
 	var id string
 	err = t.get(ctx, "beginning the check", &id, checkClusterSQL, in.Key.Key, in.Key.RequestHash, c.ID, in.OperationID, c.State, requested, kind, text)
 	if fleet.KindOf(err) == fleet.KindNotFound {
-		err = fleet.Errorf(fleet.KindStale, "cluster %s changed meanwhile: try again", c.Name)
+		err = errMovedOn
 	}
 	return string(c.ID), err
 }

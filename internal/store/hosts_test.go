@@ -52,3 +52,28 @@ func TestAHostStaysInItsCluster(t *testing.T) {
 	require.Empty(t, other.Hosts)
 	require.Equal(t, h, w.host("h1"))
 }
+
+// What a check is compared with is all of its cluster's hosts, those that take nothing included.
+func TestACheckSeesHostsThatTakeNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.sqlExec(t, "UPDATE host SET state = 'cordoned'")
+	_, err := w.CheckCluster(t.Context(), fleet.CheckCluster{OperationID: newOperationID(), IDOrName: "local"})
+	require.NoError(t, err)
+	s := w.claimOne()
+	require.Len(t, s.Hosts, 1)
+	require.Equal(t, fleet.HostCordoned, s.Hosts[0].State)
+}
+
+// A cluster changes between every read and write: who asks is told so, and not that something is broken.
+func TestAClusterThatChangesAllTheTime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.sqlExec(t, `CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+		CREATE TRIGGER planted BEFORE UPDATE ON cluster FOR EACH ROW EXECUTE FUNCTION planted()`)
+	_, err := w.CheckCluster(t.Context(), fleet.CheckCluster{OperationID: newOperationID(), IDOrName: "local"})
+	require.Equal(t, fleet.KindNotAccepted, fleet.KindOf(err), "%v", err)
+	_, err = w.DeleteCluster(t.Context(), "local", fleet.IdempotencyKey{})
+	require.Equal(t, fleet.KindStale, fleet.KindOf(err), "%v", err)
+	require.Zero(t, w.count(t, "SELECT count(*) FROM operation WHERE state = 'active'"))
+}
