@@ -165,16 +165,6 @@ func (x Exit) String() string {
 	return how
 }
 
-// ImageFiles is a built image as files on this host, ready to boot.
-type ImageFiles struct {
-	ID     ImageID
-	Kernel KernelKind
-	// KernelPath, InitrdPath and RootPath are absolute; RootPath is read-only and shared.
-	KernelPath, InitrdPath, RootPath string
-	// Cmdline is the kernel's command line, less what the provider adds.
-	Cmdline string
-}
-
 // ConsoleOptions says which part of a console log is wanted.
 type ConsoleOptions struct {
 	// TailLines is how many of the last lines to begin with; 0 is all that is kept.

@@ -5,8 +5,13 @@ import "time"
 // KernelKind names what boots the application.
 type KernelKind string
 
-// KernelLinux runs one process under a small init on a stock Linux kernel.
-const KernelLinux KernelKind = "linux"
+// The kernels.
+const (
+	// KernelLinux runs one process under a small init on a stock Linux kernel.
+	KernelLinux KernelKind = "linux"
+	// KernelNanos runs one process, which can't fork, as a unikernel (nanos.org).
+	KernelNanos KernelKind = "nanos"
+)
 
 // Package is an application ready to be built into an image.
 type Package struct {
@@ -39,6 +44,21 @@ type Manifest struct {
 	Restart RestartPolicy `json:"restart"`
 	// MinMemoryMiB is the least memory that the package says it needs; 0 is unsaid.
 	MinMemoryMiB int `json:"min_memory_mib,omitempty"`
+	// User is who the program runs as: a name in the image's /etc/passwd or a
+	// number, and after a colon a group or its number. Empty is root; a kernel
+	// without users runs everything as root.
+	User string `json:"user,omitempty"`
+	// NameServers are IP addresses for the guest's resolver; where there are none,
+	// the provider has its own.
+	NameServers []string `json:"name_servers,omitempty"`
+	// RootBytes is how large the root file system is where the kernel has a
+	// writable one (OPS: BaseVolumeSz); 0 is the content and some room to write.
+	RootBytes int64 `json:"root_bytes,omitempty"`
+	// Klibs names modules of the kernel to load besides those it needs; KernelNanos only.
+	Klibs []string `json:"klibs,omitempty"`
+	// Passthrough goes into the kernel's own manifest as it is, JSON (OPS:
+	// ManifestPassthrough); KernelNanos only.
+	Passthrough map[string]any `json:"passthrough,omitempty"`
 }
 
 // Protocol is how a port is spoken to.

@@ -2,8 +2,11 @@ package imagebuilder
 
 import (
 	"context"
+	"io"
+	"os"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/imagebuilder/elfdeps"
 	"dormouse/internal/imagebuilder/source"
 )
 
@@ -32,4 +35,41 @@ type BuildInput struct {
 	KernelDigest string
 	// Tree is the package's file system; Build must not change it (see source.Tree.Clone).
 	Tree *source.Tree
+}
+
+// Admitter is a Kernel that can't run every Linux program.
+type Admitter interface {
+	// Admit tells, by reading, whether the kernel can run a package whose
+	// libraries are all there. What it surely can't run is KindInvalid with what to
+	// do; what can't be told by reading is admitted with a warning.
+	Admit(ctx context.Context, in AdmitInput) (warnings []string, err error)
+}
+
+// AdmitInput is what is judged.
+type AdmitInput struct {
+	Package *source.Package
+	// Reports are what each of Package.Executables loads.
+	Reports []elfdeps.Report
+}
+
+// Reader is a Kernel that reads its images back.
+type Reader interface {
+	// Read visits all that the root file system of the image built into dir holds,
+	// in the order of paths as source.Tree.Walk has it. content is nil but for
+	// files, and valid only during the visit. The first error of visit ends it and
+	// is returned; a damaged image is KindPermanent. Modes are those that the guest sees.
+	Read(ctx context.Context, dir string, visit func(e source.Entry, content io.Reader) error) error
+}
+
+// Specialiser is a Kernel whose image is one disk for all tenants, which a few
+// KiB make one tenant's.
+type Specialiser interface {
+	// Specialise writes the tenant's files into dir, replacing what it wrote there
+	// before. It must be fast: every start of an instance goes through it.
+	Specialise(ctx context.Context, imageDir string, t fleet.Tenant, dir string) (fleet.TenantFiles, error)
+	// FormatVolume makes the kernel's file system on a volume that has none, with
+	// what the image holds below the persistent directories. A volume that has one
+	// already is left as it is; one with another kernel's file system is
+	// KindConflict. It leaves the sync to the caller.
+	FormatVolume(ctx context.Context, imageDir string, persist []string, volume *os.File) error
 }
