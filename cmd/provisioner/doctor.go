@@ -137,7 +137,19 @@ func checkKernel(c config) fleet.CheckItem {
 // nothing has no images: the doctor starts no installation.
 type nothing struct{}
 
+var errNoImages = fleet.Errorf(fleet.KindNotFound, "the doctor has no images")
+
 // Files implements kvm.Images.
 func (nothing) Files(context.Context, fleet.ImageID) (fleet.ImageFiles, error) {
-	return fleet.ImageFiles{}, fleet.Errorf(fleet.KindNotFound, "the doctor has no images")
+	return fleet.ImageFiles{}, errNoImages
+}
+
+// Specialise implements kvm.Images.
+func (nothing) Specialise(context.Context, fleet.ImageID, fleet.Tenant, string) (fleet.TenantFiles, error) {
+	return fleet.TenantFiles{}, errNoImages
+}
+
+// FormatVolume implements kvm.Images.
+func (nothing) FormatVolume(context.Context, fleet.ImageID, []string, *os.File) error {
+	return errNoImages
 }

@@ -81,6 +81,8 @@ type VolumeSpec struct {
 	HostID         HostID
 	Epoch          Epoch
 	SizeMiB        int
+	// Kernel is what will read the volume, and so which file system it has; empty is KernelLinux.
+	Kernel KernelKind
 }
 
 // VolumeRef names an existing volume to its provider.

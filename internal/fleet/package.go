@@ -13,6 +13,10 @@ const (
 	KernelNanos KernelKind = "nanos"
 )
 
+// Silent tells whether guests of this kernel say nothing to their host: only
+// probes tell whether they serve.
+func (k KernelKind) Silent() bool { return k != KernelLinux && k != "" }
+
 // Package is an application ready to be built into an image.
 type Package struct {
 	ID      PackageID `json:"id"`

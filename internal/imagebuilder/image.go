@@ -161,6 +161,42 @@ func (b *Builder) Files(_ context.Context, id fleet.ImageID) (fleet.ImageFiles, 
 	return files, nil
 }
 
+// Specialise makes an image that is a disk one tenant's, by files in dir (see
+// Specialiser). KindNotFound: there is no such image here.
+func (b *Builder) Specialise(ctx context.Context, id fleet.ImageID, t fleet.Tenant, dir string) (fleet.TenantFiles, error) {
+	k, err := b.specialiser(id)
+	if err != nil {
+		return fleet.TenantFiles{}, err
+	}
+	return k.Specialise(ctx, b.imagePath(id), t, dir)
+}
+
+// FormatVolume makes the file system that the image's kernel reads on a volume
+// that has none (see Specialiser). KindNotFound: there is no such image here.
+func (b *Builder) FormatVolume(ctx context.Context, id fleet.ImageID, persist []string, volume *os.File) error {
+	k, err := b.specialiser(id)
+	if err != nil {
+		return err
+	}
+	return k.FormatVolume(ctx, b.imagePath(id), persist, volume)
+}
+
+func (b *Builder) specialiser(id fleet.ImageID) (Specialiser, error) {
+	rec, err := b.record(id)
+	if err != nil {
+		return nil, err
+	}
+	k, err := b.kernel(rec.Kernel)
+	if err != nil {
+		return nil, fmt.Errorf("finding the image %s: %w", id, err)
+	}
+	s, ok := k.(Specialiser)
+	if !ok {
+		return nil, fleet.Errorf(fleet.KindInternal, "images of the kernel %s are not made a tenant's by files", rec.Kernel)
+	}
+	return s, nil
+}
+
 // RemovePackage removes a package and the images built from it. The caller sees
 // to it that no installation wants or runs it. What is not there is no error.
 func (b *Builder) RemovePackage(ctx context.Context, digest string) error {

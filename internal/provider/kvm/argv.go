@@ -41,13 +41,17 @@ type machine struct {
 	VCPUs     int
 	MemoryMiB int
 
+	// Kernel is 0 for a machine that boots from its root disk.
 	Kernel, Initrd int
 	Cmdline        string
 
 	// Root, Config and Volume are disks; Console a file to append to; QMP and
-	// Channel are listening unix sockets.
-	Root, Config, Volume  int
-	Console, QMP, Channel int
+	// Channel are listening unix sockets. Where there is an Overlay, a qcow2 file
+	// that takes what is written, Root lies below it.
+	Root, Overlay, Config, Volume int
+	Console, QMP, Channel         int
+	// DebugExit lets the guest end QEMU with an exit code.
+	DebugExit bool
 
 	// Netdev is the value of -netdev, with the id net0.
 	Netdev string
@@ -73,12 +77,14 @@ func (m machine) arguments() []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-sandbox", sandbox,
 		"-rtc", "base=utc",
-		"-kernel", inheritedPath(m.Kernel),
 	)
-	if m.Initrd != 0 {
-		args = append(args, "-initrd", inheritedPath(m.Initrd))
+	if m.Kernel != 0 {
+		args = append(args, "-kernel", inheritedPath(m.Kernel))
+		if m.Initrd != 0 {
+			args = append(args, "-initrd", inheritedPath(m.Initrd))
+		}
+		args = append(args, "-append", m.Cmdline)
 	}
-	args = append(args, "-append", m.Cmdline)
 	args = append(args,
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d,server=on,wait=off", m.QMP),
 		"-mon", "chardev=qmp,mode=control",
@@ -86,7 +92,7 @@ func (m machine) arguments() []string {
 		"-chardev", fmt.Sprintf("file,id=console,path=/dev/fdset/%d,append=on", setConsole),
 		"-serial", "chardev:console",
 	)
-	args = append(args, disk(m.Root, setRoot, "root", guest.DiskRoot, "read-only=on")...)
+	args = append(args, m.rootDisk()...)
 	args = append(args, disk(m.Config, setConfig, "config", guest.DiskConfig, "read-only=on")...)
 	args = append(args, disk(m.Volume, setVolume, "volume", guest.DiskVolume, "discard=unmap,cache.direct=off,cache.no-flush=off")...)
 	args = append(args,
@@ -96,7 +102,28 @@ func (m machine) arguments() []string {
 		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", m.Channel),
 		"-device", "virtserialport,bus=serial0.0,nr=1,chardev=channel,name="+guest.ChannelPort,
 	)
+	if m.DebugExit {
+		args = append(args, "-device", "isa-debug-exit,iobase=0x501,iosize=0x4")
+	}
 	return args
+}
+
+// rootDisk returns the arguments of the disk that the guest boots from or mounts first.
+func (m machine) rootDisk() []string {
+	if m.Overlay == 0 {
+		return disk(m.Root, setRoot, "root", guest.DiskRoot, "read-only=on")
+	}
+	// The layers are named here and not in the file: what a guest's disk says is
+	// never a path that QEMU opens.
+	return []string{
+		"-add-fd", fmt.Sprintf("fd=%d,set=%d", m.Root, setRoot),
+		"-add-fd", fmt.Sprintf("fd=%d,set=%d", m.Overlay, setOverlay),
+		"-blockdev", fmt.Sprintf("driver=file,node-name=base-file,filename=/dev/fdset/%d,read-only=on", setRoot),
+		"-blockdev", "driver=raw,node-name=base,file=base-file,read-only=on",
+		"-blockdev", fmt.Sprintf("driver=file,node-name=overlay-file,filename=/dev/fdset/%d", setOverlay),
+		"-blockdev", "driver=qcow2,node-name=root,file=overlay-file,backing=base",
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=root,serial=%s,disable-legacy=on,addr=0x%x,bootindex=0", guest.DiskRoot, setRoot),
+	}
 }
 
 // The numbers of the descriptor sets, which double as the disks' PCI slots.
@@ -105,6 +132,8 @@ const (
 	setRoot    = 3
 	setConfig  = 4
 	setVolume  = 5
+	// setOverlay has no slot of its own: it lies over the root.
+	setOverlay = 6
 )
 
 // disk returns the arguments of one virtio-blk disk on an inherited descriptor.

@@ -29,6 +29,8 @@ type ending struct {
 	status *unix.WaitStatus
 	// console are the lines of the last boot, qemu those of QEMU's standard error.
 	console, qemu []string
+	// debugExit: the guest can end QEMU with its program's exit code.
+	debugExit bool
 }
 
 // ended records the end of a machine, gives back what it held, and starts it
@@ -36,7 +38,10 @@ type ending struct {
 func (i *instance) ended(v *vm, status *unix.WaitStatus) {
 	_ = i.lock(context.Background())
 	v.mu.Lock()
-	e := ending{asked: v.stopping || i.rec.Want == fleet.PowerOff, killed: v.killed, gone: v.gone, shutdown: v.shutdown, status: status}
+	e := ending{
+		asked: v.stopping || i.rec.Want == fleet.PowerOff, killed: v.killed, gone: v.gone, shutdown: v.shutdown, status: status,
+		debugExit: i.rec.Spec.Kernel == fleet.KernelNanos,
+	}
 	v.mu.Unlock()
 	again := e.asked && i.rec.Want == fleet.PowerOn && !i.p.isStopping()
 	i.record(e)
@@ -129,6 +134,8 @@ func (e ending) exit() fleet.Exit {
 		exit.Signal = "SIGKILL"
 	case e.panicked():
 		exit.Reason = fleet.ReasonGuestPanic
+	case e.exitedByCode():
+		exit.Reason, exit.Code = fleet.ReasonProgramExited, e.status.ExitStatus()>>1
 	case e.refused():
 		exit.Reason = fleet.ReasonProvider
 		exit.LastLines = lastOf(e.qemu)
@@ -168,6 +175,12 @@ func (e ending) panicked() bool {
 		}
 	}
 	return false
+}
+
+// exitedByCode: the guest wrote its program's exit code to isa-debug-exit, which
+// ends QEMU with code<<1|1. QEMU's own failures end it with 1 and a word.
+func (e ending) exitedByCode() bool {
+	return e.debugExit && e.status != nil && e.status.Exited() && e.status.ExitStatus()&1 == 1 && len(e.qemu) == 0
 }
 
 // refused: QEMU ended by itself with an error, before or while the guest ran.

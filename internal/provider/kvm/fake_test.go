@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -73,6 +75,9 @@ func playQEMU(args []string) {
 		os.Exit(1)
 	}
 	f := &fakeMachine{behaviour: behaviour, name: between(line, "-name guest=", " ")}
+	if strings.Contains(line, "backing=base") {
+		f.playDisk(line) // does not return
+	}
 	f.console = inheritedFile(between(line, "-add-fd fd=", ",set=1"))
 	go f.serve(inheritedFile(between(line, "id=qmp,fd=", ",")), f.qmp)
 	go f.serve(inheritedFile(between(line, "id=channel,fd=", ",")), f.channel)
@@ -109,6 +114,29 @@ func inheritedFile(number string) *os.File {
 	return os.NewFile(uintptr(n), "inherited")
 }
 
+// playDisk plays a guest that boots from its disk and says nothing to its host.
+// What it does is what its overlay says after "do ".
+func (f *fakeMachine) playDisk(line string) {
+	f.console = inheritedFile(between(line, "-add-fd fd=", ",set=1"))
+	_, overlay, _ := strings.Cut(line, "set=3 -add-fd fd=")
+	disk := inheritedFile(between(overlay, "", ","))
+	body, err := io.ReadAll(disk)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "fake-qemu:", err)
+		os.Exit(2)
+	}
+	fmt.Fprintf(f.console, "fake disk: %s\n", body)
+	if _, err := disk.WriteAt([]byte("used"), 0); err != nil {
+		fmt.Fprintln(os.Stderr, "fake-qemu:", err)
+		os.Exit(2)
+	}
+	if code, ok := strings.CutPrefix(between(string(body)+" ", "do ", " "), "exit-"); ok {
+		n, _ := strconv.Atoi(code)
+		os.Exit(n<<1 | 1)
+	}
+	f.serve(inheritedFile(between(line, "id=qmp,fd=", ",")), f.qmp)
+}
+
 type fakeMachine struct {
 	behaviour, name string
 	console         *os.File
@@ -139,6 +167,10 @@ func (f *fakeMachine) qmp(conn net.Conn) {
 		}
 		_ = json.Unmarshal(lines.Bytes(), &c)
 		fmt.Fprintf(conn, `{"return": {"name": %q}, "id": %d}`+"\n", f.name, c.ID)
+		if c.Execute == "system_powerdown" {
+			fmt.Fprintln(conn, `{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}`)
+			os.Exit(0)
+		}
 	}
 }
 
@@ -238,7 +270,29 @@ func (i fakeImages) Files(_ context.Context, id fleet.ImageID) (fleet.ImageFiles
 	if id == "absent" || !behaviourName.MatchString(string(id)) {
 		return fleet.ImageFiles{}, fleet.Errorf(fleet.KindNotFound, "no image %s", id)
 	}
+	if id == "disk" {
+		return fleet.ImageFiles{ID: id, Kernel: fleet.KernelNanos, DiskPath: i.kernel}, nil
+	}
 	return fleet.ImageFiles{ID: id, KernelPath: i.kernel, Cmdline: "behave=" + string(id) + " end"}, nil
+}
+
+func (i fakeImages) Specialise(_ context.Context, id fleet.ImageID, t fleet.Tenant, dir string) (fleet.TenantFiles, error) {
+	files := fleet.TenantFiles{OverlayPath: filepath.Join(dir, "overlay"), ConfigPath: filepath.Join(dir, "config")}
+	body := fmt.Appendf(nil, "%s at %s persists %v, do %s", t.Hostname, t.Network.Address, t.Persist, strings.Join(t.Args, " "))
+	return files, errors.Join(os.WriteFile(files.OverlayPath, body, 0o600), os.WriteFile(files.ConfigPath, nil, 0o600))
+}
+
+func (i fakeImages) FormatVolume(_ context.Context, _ fleet.ImageID, _ []string, volume *os.File) error {
+	head := make([]byte, 9)
+	if _, err := volume.ReadAt(head, 0); err != nil {
+		return err
+	}
+	if string(head) == "formatted" {
+		_, err := volume.WriteAt([]byte("again"), 16)
+		return err
+	}
+	_, err := volume.WriteAt([]byte("formatted"), 0)
+	return err
 }
 
 // stage is a provider on fakes.

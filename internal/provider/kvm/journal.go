@@ -60,6 +60,8 @@ type volumeRecord struct {
 	// SizeMiB is the size of the file system; the file may be larger while it is grown.
 	SizeMiB   int       `json:"size_mib,omitempty"`
 	CreatedAt time.Time `json:"created_at,omitzero"`
+	// Kernel is whose file system it has; empty is fleet.KernelLinux.
+	Kernel fleet.KernelKind `json:"kernel,omitempty"`
 }
 
 // journal is a directory of one JSON file per thing. A file is replaced as a

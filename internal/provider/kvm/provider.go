@@ -22,6 +22,11 @@ import (
 type Images interface {
 	// Files returns the files of an image; KindNotFound if it is not here.
 	Files(ctx context.Context, id fleet.ImageID) (fleet.ImageFiles, error)
+	// Specialise makes an image that is a disk one tenant's, by files in dir.
+	Specialise(ctx context.Context, id fleet.ImageID, t fleet.Tenant, dir string) (fleet.TenantFiles, error)
+	// FormatVolume makes the file system that the image's kernel reads on a volume
+	// that has none; KindConflict where it has another kernel's.
+	FormatVolume(ctx context.Context, id fleet.ImageID, persist []string, volume *os.File) error
 }
 
 // Network connects instances to the host; see package hostnet for the words.

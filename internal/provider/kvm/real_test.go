@@ -90,6 +90,14 @@ type images struct{ files fleet.ImageFiles }
 
 func (i images) Files(context.Context, fleet.ImageID) (fleet.ImageFiles, error) { return i.files, nil }
 
+func (i images) Specialise(_ context.Context, id fleet.ImageID, t fleet.Tenant, dir string) (fleet.TenantFiles, error) {
+	return fleet.TenantFiles{}, fleet.Errorf(fleet.KindInternal, "no disk")
+}
+
+func (i images) FormatVolume(context.Context, fleet.ImageID, []string, *os.File) error {
+	return nil
+}
+
 // bench is a provider for real guests, on a network of its own.
 type bench struct {
 	dir      string

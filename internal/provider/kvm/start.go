@@ -29,7 +29,11 @@ func (i *instance) start(ctx context.Context) (err error) {
 		return fleet.Errorf(fleet.KindUnavailable, "starting instance %s: this host's provisioner is stopping", i.id)
 	}
 	spec := i.rec.Spec
-	volume, err := i.takeVolume(ctx)
+	image, err := i.p.o.Images.Files(ctx, spec.Image)
+	if err != nil {
+		return fmt.Errorf("starting instance %s: %w", i.id, err)
+	}
+	volume, err := i.takeVolume(ctx, image)
 	if err != nil {
 		return err
 	}
@@ -55,10 +59,6 @@ func (i *instance) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	image, err := i.p.o.Images.Files(ctx, spec.Image)
-	if err != nil {
-		return fmt.Errorf("starting instance %s: %w", i.id, err)
-	}
 	mac := macOf(spec)
 	port := hostnet.Port{ID: i.id, MAC: mac, UID: i.rec.UID}
 	if spec.Network != nil {
@@ -82,7 +82,15 @@ func (i *instance) start(ctx context.Context) (err error) {
 		tap = files.add(at.TapFD)
 	}
 	m.Netdev = at.NetdevArgs(tap)
-	if err := i.openFiles(&m, &files, image, i.guestConfig(at, mac)); err != nil {
+	if image.DiskPath != "" {
+		err = i.openDisk(ctx, &m, &files, image, at)
+	} else {
+		err = i.openKernel(&m, &files, image, i.guestConfig(at, mac))
+	}
+	if err == nil {
+		err = i.openConsoles(&m, &files)
+	}
+	if err != nil {
 		return fmt.Errorf("starting instance %s: %w", i.id, err)
 	}
 	if err := ctx.Err(); err != nil {
@@ -91,8 +99,8 @@ func (i *instance) start(ctx context.Context) (err error) {
 	return i.launch(m, &files, at.Endpoints)
 }
 
-// openFiles opens what QEMU inherits, and fills in the numbers.
-func (i *instance) openFiles(m *machine, files *inherited, image fleet.ImageFiles, config guest.Config) error {
+// openKernel opens the kernel, the root and the configuration of a linux guest.
+func (i *instance) openKernel(m *machine, files *inherited, image fleet.ImageFiles, config guest.Config) error {
 	other := i.rec.UID != 0
 	for _, f := range []struct {
 		path   string
@@ -102,12 +110,9 @@ func (i *instance) openFiles(m *machine, files *inherited, image fleet.ImageFile
 		if f.path == "" {
 			continue
 		}
-		file, err := openShared(f.path, f.shared)
-		if errors.Is(err, fs.ErrNotExist) {
-			return fleet.Errorf(fleet.KindNotFound, "a file of image %s is gone, build it again: %w", image.ID, err)
-		}
+		file, err := openImage(image, f.path, f.shared)
 		if err != nil {
-			return fmt.Errorf("opening image %s: %w", image.ID, err)
+			return err
 		}
 		*f.number = files.add(file)
 	}
@@ -123,6 +128,22 @@ func (i *instance) openFiles(m *machine, files *inherited, image fleet.ImageFile
 		return err
 	}
 	m.Config = files.add(configFile)
+	return nil
+}
+
+func openImage(image fleet.ImageFiles, path string, shared bool) (*os.File, error) {
+	file, err := openShared(path, shared)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fleet.Errorf(fleet.KindNotFound, "a file of image %s is gone, build it again: %w", image.ID, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening image %s: %w", image.ID, err)
+	}
+	return file, nil
+}
+
+// openConsoles opens what the machine is watched and spoken to through.
+func (i *instance) openConsoles(m *machine, files *inherited) error {
 	marker := fmt.Sprintf("%d at %s", i.rec.Boots+1, i.p.o.Clock().UTC().Format("2006-01-02T15:04:05Z"))
 	console, err := i.console().open(marker)
 	if err != nil {
@@ -228,7 +249,7 @@ func (i *instance) guestConfig(at hostnet.Attachment, mac string) guest.Config {
 	c := guest.Config{
 		Hostname: spec.Name, Program: spec.Manifest.Program, Args: spec.Manifest.Args, Env: spec.Env,
 		Dir: spec.Manifest.Dir, Restart: string(spec.Manifest.Restart), StopTimeout: i.p.o.StopGrace,
-		Network: guest.Network{Address: at.GuestAddress, Gateway: at.Gateway, MAC: mac, DNS: i.p.o.DNS},
+		Network: guest.Network{Address: at.GuestAddress, Gateway: at.Gateway, MAC: mac, DNS: i.nameServers()},
 	}
 	if spec.Volume != nil {
 		c.Persist = spec.Manifest.Persist
@@ -257,12 +278,21 @@ func uuidOf(id fleet.InstanceID) string {
 }
 
 // takeVolume claims the instance's volume and opens it; nil where it has none.
-func (i *instance) takeVolume(ctx context.Context) (*os.File, error) {
+func (i *instance) takeVolume(ctx context.Context, image fleet.ImageFiles) (*os.File, error) {
 	ref := i.rec.Spec.Volume
 	if ref == nil {
 		return nil, nil
 	}
-	return i.p.volume(ref.ID).take(ctx, i.id)
+	return i.p.volume(ref.ID).take(ctx, i.id, func(f *os.File) error {
+		if image.DiskPath == "" {
+			return nil
+		}
+		err := i.p.o.Images.FormatVolume(ctx, image.ID, i.rec.Spec.Manifest.Persist, f)
+		if err == nil {
+			err = f.Sync()
+		}
+		return err
+	}, i.rec.Spec.Kernel)
 }
 
 // releaseVolume gives the volume back where this instance has it.

@@ -79,6 +79,11 @@ func newVM(i *instance, proc *watched) *vm {
 		return dialSocket(ctx, i.dir(), channelSocket)
 	}, v.heardFromGuest)
 	i.active.Store(true)
+	if i.rec.Spec.Kernel.Silent() {
+		v.mu.Lock()
+		v.becomeReady()
+		v.mu.Unlock()
+	}
 	i.p.spawn(v.talk)
 	i.p.spawn(v.watch)
 	return v
@@ -98,6 +103,9 @@ func (v *vm) talk() {
 	}
 	v.mu.Lock()
 	v.qmp = client
+	if v.stopping {
+		v.pressPower()
+	}
 	v.mu.Unlock()
 	select {
 	case <-client.Done():
@@ -157,13 +165,8 @@ func (v *vm) heardFromGuest(m guest.Message) {
 		v.unready("the program has not become ready")
 	case guest.EventReady:
 		if !v.ready {
-			v.ready = true
-			v.round++
-			v.readyOnce.Do(func() { close(v.becameReady) })
-			v.detail = "the program has not answered yet"
+			v.becomeReady()
 			tell = true
-			round := v.round
-			v.i.p.spawn(func() { v.probeUntilHealthy(round) })
 		}
 	case guest.EventExit:
 		v.unready("the program has ended")
@@ -178,6 +181,16 @@ func (v *vm) heardFromGuest(m guest.Message) {
 	if tell {
 		v.notifySoon()
 	}
+}
+
+// becomeReady begins to probe. Needs v.mu.
+func (v *vm) becomeReady() {
+	v.ready = true
+	v.round++
+	v.readyOnce.Do(func() { close(v.becameReady) })
+	v.detail = "the program has not answered yet"
+	round := v.round
+	v.i.p.spawn(func() { v.probeUntilHealthy(round) })
 }
 
 // unready needs v.mu.
@@ -310,11 +323,27 @@ func (v *vm) stop() {
 	v.stopping = true
 	v.round++ // no probe counts any more
 	v.guest.keepSending(guest.Command{Verb: guest.VerbShutdown})
-	// A guest that has no channel may know the power button.
-	if client := v.qmp; client != nil && !v.heard {
-		v.i.p.spawn(func() { _ = client.Execute(v.ctx, "system_powerdown", nil, nil) })
-	}
+	v.pressPower()
 	v.after(v.i.p.o.StopGrace+killMargin, v.kill)
+}
+
+// powerGap is how long a guest that has no channel may take to notice the power
+// button: one that is booting does not.
+const powerGap = time.Second
+
+// pressPower presses the power button for a guest that has not spoken, and again
+// until the machine ends. Needs v.mu.
+func (v *vm) pressPower() {
+	client := v.qmp
+	if client == nil || v.heard || v.ctx.Err() != nil {
+		return
+	}
+	v.i.p.spawn(func() { _ = client.Execute(v.ctx, "system_powerdown", nil, nil) })
+	v.after(powerGap, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.pressPower()
+	})
 }
 
 // kill ends QEMU at once.

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,14 +89,18 @@ func (v *volume) open(ctx context.Context) (*os.File, error) {
 	return f, nil
 }
 
-// take gives the volume to an instance that is about to start.
-func (v *volume) take(ctx context.Context, id fleet.InstanceID) (*os.File, error) {
+// take gives the volume to an instance that is about to start a kernel. prepare
+// is called with the open file, before anybody else sees it.
+func (v *volume) take(ctx context.Context, id fleet.InstanceID, prepare func(*os.File) error, kernel fleet.KernelKind) (*os.File, error) {
 	if err := v.lock(ctx); err != nil {
 		return nil, err
 	}
 	defer v.unlock()
 	if !v.exists() {
 		return nil, fleet.Errorf(fleet.KindNotFound, "this host has no volume %s", v.id)
+	}
+	if v.kernel() != kernelOf(kernel) {
+		return nil, v.foreign(kernel)
 	}
 	if v.user != id {
 		if err := v.free(); err != nil {
@@ -105,6 +110,9 @@ func (v *volume) take(ctx context.Context, id fleet.InstanceID) (*os.File, error
 	f, err := v.open(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if err := prepare(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("preparing volume %s: %w", v.id, err), unlockAndClose(f))
 	}
 	v.user = id
 	return f, nil
@@ -128,10 +136,21 @@ func (v *volume) release(id fleet.InstanceID) {
 	}
 }
 
-// EnsureVolume creates a volume with an ext4 file system if absent, or grows it
-// while no instance is on it (KindConflict else). It never shrinks one
-// (KindInvalid). The file is sparse. Done twice, or cut and done again, it is
-// one volume with what was on it.
+// kernel is whose file system the volume has. Needs the lock.
+func (v *volume) kernel() fleet.KernelKind { return kernelOf(v.rec.Kernel) }
+
+func kernelOf(k fleet.KernelKind) fleet.KernelKind { return cmp.Or(k, fleet.KernelLinux) }
+
+func (v *volume) foreign(k fleet.KernelKind) error {
+	return fleet.Failure(fleet.ReasonProvider, "volume %s has the file system of the kernel %s, which %s can't read: go back to a package for %s, or create a new installation",
+		v.id, v.kernel(), kernelOf(k), v.kernel())
+}
+
+// EnsureVolume creates a volume if absent, or grows it while no instance is on it
+// (KindConflict else). It never shrinks one (KindInvalid), nor gives one to a
+// kernel that can't read it (KindPermanent). For linux it has an ext4 file
+// system; other kernels' images make theirs at the first start. The file is
+// sparse. Done twice, or cut and done again, it is one volume with what was on it.
 func (p *Provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fleet.VolumeStatus, error) {
 	none := fleet.VolumeStatus{}
 	if !fleet.ValidID(string(spec.ID)) {
@@ -153,6 +172,9 @@ func (p *Provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 		e.Reason = fleet.ReasonVolumeTooSmall
 		return none, e
 	}
+	if v.exists() && v.kernel() != kernelOf(spec.Kernel) {
+		return none, v.foreign(spec.Kernel)
+	}
 	before := v.rec
 	raised := spec.Epoch > v.rec.Epoch
 	v.rec.Epoch = spec.Epoch
@@ -160,7 +182,7 @@ func (p *Provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 	switch {
 	case !v.exists():
 		v.rec = volumeRecord{
-			Version: journalVersion, ID: v.id, Epoch: spec.Epoch, SizeMiB: spec.SizeMiB,
+			Version: journalVersion, ID: v.id, Epoch: spec.Epoch, SizeMiB: spec.SizeMiB, Kernel: spec.Kernel,
 			InstallationID: spec.InstallationID, ClusterID: spec.ClusterID, CreatedAt: p.o.Clock().UTC(),
 		}
 		err = v.format(ctx)

@@ -44,10 +44,12 @@ func (v *volume) format(ctx context.Context) (err error) {
 	if err := f.Truncate(int64(v.rec.SizeMiB) << 20); err != nil {
 		return diskError("making volume "+string(v.id), err)
 	}
-	// Nothing is reserved for root, and the tables are written by the first guest, not here.
-	_, err = v.tool(ctx, f, toolMkfs, "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0", "-L", "dm-volume")
-	if err != nil {
-		return err
+	if v.kernel() == fleet.KernelLinux {
+		// Nothing is reserved for root, and the tables are written by the first guest, not here.
+		_, err = v.tool(ctx, f, toolMkfs, "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0", "-L", "dm-volume")
+		if err != nil {
+			return err
+		}
 	}
 	if err := f.Sync(); err != nil {
 		return diskError("making volume "+string(v.id), err)
@@ -74,12 +76,14 @@ func (v *volume) grow(ctx context.Context, sizeMiB int) (err error) {
 	if err != nil {
 		return diskError("growing volume "+string(v.id), err)
 	}
-	// e2fsck says 1 where it has mended something, which is well; resize2fs wants it to have been run.
-	if code, err := v.tool(ctx, f, toolCheck, "-f", "-p"); err != nil && code != 1 {
-		return err
-	}
-	if _, err := v.tool(ctx, f, toolResize, "-f"); err != nil {
-		return err
+	if v.kernel() == fleet.KernelLinux { // others take the disk's size for theirs
+		// e2fsck says 1 where it has mended something, which is well; resize2fs wants it to have been run.
+		if code, err := v.tool(ctx, f, toolCheck, "-f", "-p"); err != nil && code != 1 {
+			return err
+		}
+		if _, err := v.tool(ctx, f, toolResize, "-f"); err != nil {
+			return err
+		}
 	}
 	if err := f.Sync(); err != nil {
 		return diskError("growing volume "+string(v.id), err)

@@ -94,7 +94,7 @@ func (w *workflows) ensureVolume(ctx context.Context, s *fleet.Snapshot) (fleet.
 	}
 	st, err := disks.EnsureVolume(ctx, fleet.VolumeSpec{
 		ID: v.ID, InstallationID: v.InstallationID, ClusterID: v.ClusterID, HostID: v.HostID,
-		Epoch: s.Operation.Epoch, SizeMiB: s.Installation.DiskMiB,
+		Epoch: s.Operation.Epoch, SizeMiB: s.Installation.DiskMiB, Kernel: s.Package.Kernel,
 	})
 	if err != nil {
 		return fleet.Outcome{}, err

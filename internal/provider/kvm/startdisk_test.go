@@ -1,0 +1,112 @@
+package kvm
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"dormouse/internal/fleet"
+)
+
+// diskSpec is an instance of a kernel that boots from its disk, whose guest does so.
+func (s *stage) diskSpec(does string) fleet.InstanceSpec {
+	spec := s.spec("disk")
+	spec.Kernel, spec.Manifest.Args = fleet.KernelNanos, []string{does}
+	return spec
+}
+
+// A guest without a channel is ready when its probe says so, gets a fresh disk at
+// every start, and ends by the power button.
+func TestDiskGuestLives(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	spec := s.diskSpec("serve")
+	s.ensure(spec)
+	s.await(spec, healthy)
+	_, err := s.Power(t.Context(), ref(spec), fleet.PowerOff)
+	require.NoError(t, err)
+	require.Empty(t, s.await(spec, isOff).Exit.Reason, "it was asked to end")
+	overlay := filepath.Join(s.instanceDir, string(spec.ID), tenantDir, "overlay")
+	body, err := os.ReadFile(overlay)
+	require.NoError(t, err)
+	require.Contains(t, string(body), "used", "the guest writes to it")
+	_, err = s.Power(t.Context(), ref(spec), fleet.PowerOn)
+	require.NoError(t, err)
+	s.await(spec, healthy)
+	_, err = s.Power(t.Context(), ref(spec), fleet.PowerOff)
+	require.NoError(t, err)
+	s.await(spec, isOff)
+	lines, err := s.instance(spec.ID).console().lastBoot()
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(lines, "\n"), "fake disk: name at", "what the first boot wrote is gone")
+	require.NoError(t, s.Delete(t.Context(), ref(spec)))
+	require.NoFileExists(t, overlay)
+}
+
+func TestDiskGuestExits(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	for does, code := range map[string]int{"exit-0": 0, "exit-3": 3, "exit-127": 127} {
+		spec := s.diskSpec(does)
+		s.ensure(spec)
+		st := s.await(spec, isOff)
+		require.Equal(t, fleet.ReasonProgramExited, st.Exit.Reason, does)
+		require.Equal(t, code, st.Exit.Code, does)
+	}
+}
+
+// A volume belongs to the file system of one kernel.
+func TestDiskGuestVolume(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	volume := s.volumeSpec(32)
+	volume.Kernel = fleet.KernelNanos
+	_, err := s.EnsureVolume(t.Context(), volume)
+	require.NoError(t, err)
+	spec := s.diskSpec("serve")
+	spec.Volume, spec.Manifest.Persist = &fleet.VolumeRef{ID: volume.ID}, []string{"/data"}
+	s.ensure(spec)
+	for _, power := range []fleet.Power{fleet.PowerOff, fleet.PowerOn} {
+		_, err = s.Power(t.Context(), ref(spec), power)
+		require.NoError(t, err)
+		st := s.await(spec, func(st fleet.InstanceStatus) bool { return st.Power == power })
+		if power == fleet.PowerOff {
+			require.Contains(t, strings.Join(st.Exit.LastLines, "\n"), "persists [/data]")
+		}
+	}
+	body, err := os.ReadFile(s.volume(volume.ID).path())
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(string(body), "formatted"))
+	require.Contains(t, string(body[:64]), "again", "at every start, before the guest has it")
+
+	volume.Kernel = ""
+	_, err = s.EnsureVolume(t.Context(), volume)
+	require.Equal(t, fleet.KindPermanent, fleet.KindOf(err))
+	require.ErrorContains(t, err, "has the file system of the kernel nanos")
+	require.NoError(t, s.Delete(t.Context(), ref(spec)))
+	linux := s.spec("serve")
+	linux.Volume = spec.Volume
+	_, err = s.Ensure(t.Context(), linux)
+	require.Equal(t, fleet.KindPermanent, fleet.KindOf(err))
+	require.NoDirExists(t, filepath.Join(s.instanceDir, string(linux.ID)))
+
+	volume.Kernel, volume.SizeMiB = fleet.KernelNanos, 64
+	st, err := s.EnsureVolume(t.Context(), volume)
+	require.NoError(t, err)
+	require.Equal(t, 64, st.SizeMiB)
+}
+
+func TestDiskArguments(t *testing.T) {
+	t.Parallel()
+	m := machine{ID: "x", Type: pinnedMachine, Accel: AccelTCG, MemoryMiB: 64, Root: 4, Overlay: 5, Config: 6, Volume: 7, Netdev: "user,id=net0", DebugExit: true}
+	args := strings.Join(m.arguments(), " ")
+	require.Contains(t, args, "-add-fd fd=4,set=3 -add-fd fd=5,set=6 -blockdev driver=file,node-name=base-file,filename=/dev/fdset/3,read-only=on "+
+		"-blockdev driver=raw,node-name=base,file=base-file,read-only=on -blockdev driver=file,node-name=overlay-file,filename=/dev/fdset/6 "+
+		"-blockdev driver=qcow2,node-name=root,file=overlay-file,backing=base -device virtio-blk-pci,drive=root,serial=dm-root,disable-legacy=on,addr=0x3,bootindex=0")
+	require.Contains(t, args, "-device isa-debug-exit,iobase=0x501,iosize=0x4")
+	require.NotContains(t, args, "-kernel")
+	require.NotContains(t, args, "-append")
+}
