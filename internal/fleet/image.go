@@ -1,5 +1,55 @@
 package fleet
 
+import "time"
+
+// ImageState is how far an image is.
+type ImageState string
+
+// The states of an image.
+const (
+	ImageBuilding ImageState = "building"
+	ImageReady    ImageState = "ready"
+	// ImageFailed: the last build ended badly, and nothing is left of it but what is said here.
+	ImageFailed ImageState = "failed"
+)
+
+// Image is what is known of an image on this host.
+type Image struct {
+	ID    ImageID
+	State ImageState
+	// Kernel and what follows is unknown of one that another process builds.
+	Kernel                                      KernelKind
+	KernelDigest, PackageDigest, BuilderVersion string
+	PackageName, PackageVersion                 string
+	// SizeBytes counts a file that images share in each of them.
+	SizeBytes int64
+	// CreatedAt is when the build ended, UsedAt when somebody last asked for the image or booted it.
+	CreatedAt, UsedAt time.Time
+	// StartedAt, and how many bytes of how many the build has read, are of one
+	// that is being built, or that failed.
+	StartedAt             time.Time
+	DoneBytes, TotalBytes int64
+	// Log are the last lines of the build, oldest first, where this process built it.
+	Log []string
+	// Detail says why it failed.
+	Detail string
+}
+
+// ImageFile is one entry of an image's root file system.
+type ImageFile struct {
+	// Path is absolute.
+	Path string
+	// Kind is directory, file or symlink.
+	Kind string
+	Mode uint32
+	// SizeBytes is a file's length.
+	SizeBytes int64
+	// Target is where a symbolic link points.
+	Target string
+	// SHA256 is the lower-case hex digest of a file's content; empty where it was not asked for.
+	SHA256 string
+}
+
 // ImageFiles is a built image as files on this host, ready to boot. It boots
 // either from KernelPath or, where that is empty, from DiskPath by itself.
 type ImageFiles struct {

@@ -46,7 +46,8 @@ type Builder struct {
 	kernels map[fleet.KernelKind]Kernel
 	log     logrus.FieldLogger
 	limits  source.Limits
-	builds  chan struct{} // holds a token per build under way
+	tokens  chan struct{} // holds one per build under way
+	builds  builds
 	flights singleflight.Group
 
 	life    context.Context // ends with Close
@@ -61,11 +62,12 @@ type Builder struct {
 func New(o Options) (*Builder, error) {
 	b := &Builder{
 		dir: o.Dir, kernels: map[fleet.KernelKind]Kernel{}, log: o.Log, limits: o.Limits,
-		builds: make(chan struct{}, max(o.MaxBuilds, 0)),
+		builds: builds{byID: map[fleet.ImageID]*build{}},
 	}
 	if o.MaxBuilds <= 0 {
-		b.builds = make(chan struct{}, DefaultMaxBuilds)
+		o.MaxBuilds = DefaultMaxBuilds
 	}
+	b.tokens = make(chan struct{}, o.MaxBuilds)
 	for _, k := range o.Kernels {
 		if _, ok := b.kernels[k.Kind()]; ok {
 			return nil, fmt.Errorf("opening the image builder: two kernels of the kind %s", k.Kind())

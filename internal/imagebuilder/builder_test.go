@@ -160,12 +160,12 @@ func TestEnsureBounded(t *testing.T) {
 	}
 	<-k.started
 	<-k.started
-	require.Len(t, b.builds, 2)
+	require.Len(t, b.tokens, 2)
 	for range 3 { // each that begins needs one that has ended
 		k.resume <- struct{}{}
 		require.NoError(t, <-done)
 		<-k.started
-		require.Len(t, b.builds, 2)
+		require.Len(t, b.tokens, 2)
 	}
 	close(k.resume)
 	require.NoError(t, <-done)

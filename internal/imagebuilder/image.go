@@ -12,10 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/sirupsen/logrus"
-
 	"dormouse/internal/fleet"
-	"dormouse/internal/imagebuilder/source"
 )
 
 // recordName is the file in an image's directory that says what it was made from.
@@ -26,6 +23,8 @@ type record struct {
 	KernelDigest   string           `json:"kernel_digest"`
 	PackageDigest  string           `json:"package_digest"`
 	BuilderVersion string           `json:"builder_version"`
+	PackageName    string           `json:"package_name"`
+	PackageVersion string           `json:"package_version"`
 }
 
 // id names an image: the hex SHA-256 over package digest, kernel digest and
@@ -49,21 +48,23 @@ func (b *Builder) Ensure(ctx context.Context, p fleet.Package) (fleet.ImageID, e
 	if !digestPattern.MatchString(p.Digest) {
 		return "", fleet.Failure(fleet.ReasonImageBuild, "building the image of %s@%s: %q is no package digest", p.Name, p.Version, p.Digest)
 	}
-	kernelDigest, err := k.Digest(ctx)
+	rec, err := b.recordOf(ctx, k, p)
 	if err != nil {
-		return "", fmt.Errorf("building the image of %s@%s: %w", p.Name, p.Version, err)
+		return "", err
 	}
-	rec := record{Kernel: p.Kernel, KernelDigest: kernelDigest, PackageDigest: p.Digest, BuilderVersion: Version}
 	id := rec.id()
-	if have, err := b.have(id); have || err != nil {
-		return id, err
+	if have, err := b.touch(id); have || err != nil {
+		return id, storageError("looking for the image", err)
 	}
 	done := b.flights.DoChan(string(id), func() (any, error) {
 		if !b.begin() {
 			return nil, fleet.Errorf(fleet.KindUnavailable, "the image builder is shutting down: ask again")
 		}
 		defer b.running.Done()
-		return nil, b.build(k, rec, p)
+		run := b.builds.begin(rec, time.Now())
+		err := b.build(k, rec, p, run)
+		b.builds.end(run, err)
+		return nil, err
 	})
 	select {
 	case <-ctx.Done():
@@ -76,71 +77,26 @@ func (b *Builder) Ensure(ctx context.Context, p fleet.Package) (fleet.ImageID, e
 	}
 }
 
-// build makes the image in a work directory and gives it its name.
-func (b *Builder) build(k Kernel, rec record, p fleet.Package) (err error) {
-	ctx, id := b.life, rec.id()
-	select {
-	case b.builds <- struct{}{}:
-		defer func() { <-b.builds }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			err = fleet.Failure(fleet.ReasonImageBuild, "the kernel %s panicked: %v", rec.Kernel, r)
-		}
-	}()
-	work, err := b.acquireWorkDir(ctx, "image-"+string(id))
+// recordOf says what the package's image would be made from now.
+func (b *Builder) recordOf(ctx context.Context, k Kernel, p fleet.Package) (record, error) {
+	digest, err := k.Digest(ctx)
 	if err != nil {
-		return storageError("making room for the image", err)
+		return record{}, fmt.Errorf("building the image of %s@%s: %w", p.Name, p.Version, err)
 	}
-	defer func() { err = errors.Join(err, storageError("removing the work directory", work.release())) }()
-	if have, err := b.have(id); have || err != nil { // another process was faster
-		return err
-	}
-	log := b.log.WithFields(logrus.Fields{"image": id, "package": p.Name, "version": p.Version, "kernel": rec.Kernel})
-	begun := time.Now()
-	src, err := source.Open(b.packagePath(rec.PackageDigest), rec.PackageDigest, b.limits)
-	if err != nil {
-		return permanent(err)
-	}
-	defer func() { err = errors.Join(err, src.Close()) }()
-	p.Manifest = src.Manifest // what the digest stands for, whatever the row says
-	if err := k.Build(ctx, BuildInput{Package: p, KernelDigest: rec.KernelDigest, Tree: src.Tree}, work.path); err != nil {
-		return storageError("building", err)
-	}
-	body, err := json.Marshal(rec)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(work.path, recordName), append(body, '\n'), 0o644); err != nil {
-		return storageError("writing the image", err)
-	}
-	if err := syncTree(work.path); err != nil {
-		return storageError("writing the image", err)
-	}
-	if _, err := rename(work.path, b.imagePath(id)); err != nil {
-		return storageError("writing the image", err)
-	}
-	// RemovePackage takes the package away first and looks for images then: what
-	// it could not see yet is for us to remove.
-	if _, err := os.Stat(b.packagePath(rec.PackageDigest)); errors.Is(err, fs.ErrNotExist) {
-		if err := os.Rename(b.imagePath(id), work.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return storageError("removing the image of a removed package", err)
-		}
-		return fleet.Failure(fleet.ReasonImageBuild, "the package was removed while its image was built: create it again")
-	}
-	log.WithField("seconds", time.Since(begun).Seconds()).Info("built an image")
-	return nil
+	return record{
+		Kernel: p.Kernel, KernelDigest: digest, PackageDigest: p.Digest, BuilderVersion: Version,
+		PackageName: p.Name, PackageVersion: p.Version,
+	}, nil
 }
 
-// permanent gives a package that can't be read the reason that a failed state records.
-func permanent(err error) error {
-	switch fleet.KindOf(err) {
-	case fleet.KindPermanent, fleet.KindInvalid, fleet.KindNotFound:
-		return fleet.Failure(fleet.ReasonImageBuild, "%w", err)
+// ImageOf returns the ID that the package's image has, or would have if it were built now.
+func (b *Builder) ImageOf(ctx context.Context, p fleet.Package) (fleet.ImageID, error) {
+	k, err := b.kernel(p.Kernel)
+	if err != nil {
+		return "", err
 	}
-	return err
+	rec, err := b.recordOf(ctx, k, p)
+	return rec.id(), err
 }
 
 // Files tells where an image's files lie. KindNotFound: there is no such image here, call Ensure.
@@ -158,7 +114,8 @@ func (b *Builder) Files(_ context.Context, id fleet.ImageID) (fleet.ImageFiles, 
 		return fleet.ImageFiles{}, fmt.Errorf("finding the image %s: %w", id, err)
 	}
 	files.ID, files.Kernel = id, rec.Kernel
-	return files, nil
+	_, err = b.touch(id)
+	return files, storageError("finding the image", err)
 }
 
 // Specialise makes an image that is a disk one tenant's, by files in dir (see
@@ -219,19 +176,6 @@ func (b *Builder) RemovePackage(ctx context.Context, digest string) error {
 		if err := b.removeImage(ctx, id); err != nil {
 			return storageError("removing the package's images", err)
 		}
-	}
-	return nil
-}
-
-// removeImage takes the image's name away in one step, then its files.
-func (b *Builder) removeImage(ctx context.Context, id fleet.ImageID) (err error) {
-	work, err := b.acquireWorkDir(ctx, "image-"+string(id))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, work.release()) }()
-	if err := os.Rename(b.imagePath(id), filepath.Join(work.path, "removed")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	return nil
 }
