@@ -67,6 +67,7 @@ type Client struct {
 	Groups        *Groups
 	Rollouts      *Rollouts
 	Hosts         *Hosts
+	Images        *Images
 	Clusters      *Clusters
 	Packages      *Packages
 	Operations    *Operations
@@ -106,6 +107,7 @@ func New(baseURL string, options Options) (*Client, error) {
 	c.Groups = &Groups{c}
 	c.Rollouts = &Rollouts{c}
 	c.Hosts = &Hosts{c}
+	c.Images = &Images{c}
 	c.Clusters = &Clusters{c}
 	c.Packages = &Packages{c}
 	c.Operations = &Operations{c}

@@ -46,6 +46,7 @@ type config struct {
 	databaseConns  int
 	slots          int
 	healthDeadline time.Duration
+	imageGrace     time.Duration
 }
 
 func (c *config) bind(flags *pflag.FlagSet) {
@@ -61,6 +62,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
 	flags.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	flags.DurationVar(&c.healthDeadline, "health-deadline", 2*time.Minute, "how long a started instance has to become healthy")
+	flags.DurationVar(&c.imageGrace, "image-grace", 7*24*time.Hour, "how long an image that nothing is made of is kept after its last use")
 	flags.IntVar(&c.slots, "slots", 32, "steps of operations that this process runs at once; at most three quarters of them of bulk work (rollouts)")
 	flags.StringVar(&c.simulator, "simulator", "", "URL of a simulator to share with others (see provisioner simulator): http://127.0.0.1:PORT or unix:PATH; without it, this process has one to itself")
 	flags.IntVar(&c.databaseConns, "database-conns", 32, "connections to the database at most, in all; the API, the engine and the rest of the supervision each have their share, which the log names at the start")
@@ -114,6 +116,8 @@ func (c *config) check() error {
 	switch {
 	case c.healthDeadline < time.Second:
 		return fleet.Errorf(fleet.KindInvalid, "--health-deadline %s is too short: an instance boots first", c.healthDeadline)
+	case c.imageGrace < time.Minute:
+		return fleet.Errorf(fleet.KindInvalid, "--image-grace %s is too short: give at least 1m, so that an image is not removed while an instance is made of it", c.imageGrace)
 	case c.slots < 1 || c.slots > 10_000:
 		return fleet.Errorf(fleet.KindInvalid, "--slots %d: give a number from 1 to 10000", c.slots)
 	case len(c.roles) == 0:

@@ -95,6 +95,7 @@ func (s *server) startSupervision(ctx context.Context) error {
 		return nil
 	}
 	s.background.Go(func() { s.lead(ctx, "prune", s.prune) })
+	s.collectImages(ctx)
 	places := s.places.installation()
 	if len(places) == 0 {
 		return nil

@@ -26,7 +26,7 @@ func testServer(t *testing.T) *server {
 	t.Helper()
 	h := newHarness(t)
 	s, err := newServer(Options{
-		Store: h.store, Packages: h.packages, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
+		Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
 		GatewayURL: func(name string) string { return "http://" + name + ".localhost:8065" }, Log: newLog(),
 	})
 	require.NoError(t, err)
@@ -171,7 +171,7 @@ func jsonType(t reflect.Type) string {
 		return "string"
 	}
 	switch t.Kind() {
-	case reflect.Int, reflect.Int64:
+	case reflect.Int, reflect.Int64, reflect.Uint32:
 		return "integer"
 	case reflect.Float64:
 		return "number"
@@ -202,6 +202,7 @@ func wireTypes() map[string]any {
 		"GroupPage": client.Page[client.Group]{}, "GroupRevisionPage": client.Page[client.GroupRevision]{},
 		"RolloutPage": client.Page[client.RolloutSummary]{}, "RolloutMemberPage": client.Page[client.RolloutMember]{},
 		"InstallationPage": client.Page[client.Installation]{}, "ClusterPage": client.Page[client.Cluster]{},
+		"Image": client.Image{}, "BuildImage": client.BuildImage{}, "ImageFile": client.ImageFile{}, "ImagePage": client.Page[client.Image]{},
 		"PackagePage": client.Page[client.Package]{}, "OperationPage": client.Page[client.Operation]{},
 	}
 }

@@ -32,6 +32,7 @@ import (
 type harness struct {
 	store    *fakeStore
 	packages *fakePackages
+	images   *fakeImages
 	consoles *fakeConsoles
 	watch    *fakeWatcher
 	seal     *fakeSealer
@@ -61,11 +62,11 @@ func newHarness(t testing.TB, change ...func(*Options)) *harness {
 	log, hook := logtest.NewNullLogger()
 	log.SetLevel(logrus.DebugLevel)
 	h := &harness{
-		store: newFakeStore(), packages: &fakePackages{content: map[string]bool{}},
+		store: newFakeStore(), packages: &fakePackages{content: map[string]bool{}}, images: newFakeImages(),
 		consoles: &fakeConsoles{text: "one\ntwo\n"}, watch: newFakeWatcher(), seal: &fakeSealer{}, logs: hook,
 	}
 	o := Options{
-		Store: h.store, Packages: h.packages, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
+		Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
 		GatewayURL: func(name string) string { return "http://" + name + ".localhost:8065" }, Log: log, NewID: sequence(),
 	}
 	for _, c := range change {
@@ -125,7 +126,7 @@ func (h *harness) validate(t testing.TB, r *http.Request, w *httptest.ResponseRe
 		problemIn(t, w)
 		return
 	}
-	if strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") {
+	if streamed := w.Header().Get("Content-Type"); strings.HasPrefix(streamed, "text/plain") || streamed == "application/x-ndjson" {
 		require.Equal(t, http.StatusOK, w.Code)
 		return
 	}

@@ -96,7 +96,7 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, log io.Reader) e
 
 func (s *server) cut(r *http.Request, err error) error {
 	if r.Context().Err() == nil {
-		s.Log.WithError(err).WithField("request", infoOf(r).id).Warn("streaming a console ended early")
+		s.Log.WithError(err).WithField("request", infoOf(r).id).Warn("an answer that was streamed ended early")
 	}
 	panic(http.ErrAbortHandler)
 }

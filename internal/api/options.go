@@ -67,10 +67,13 @@ const (
 type Options struct {
 	Store    Store
 	Packages Packages
-	Consoles Consoles
-	Watch    Watcher
-	Seal     Sealer
-	Planner  Planner
+	Images   Images
+	// ImageContents reads what Images has.
+	ImageContents ImageContents
+	Consoles      Consoles
+	Watch         Watcher
+	Seal          Sealer
+	Planner       Planner
 	// GatewayURL returns the address at which an installation's users reach it.
 	GatewayURL func(name string) string
 	Log        logrus.FieldLogger
@@ -113,9 +116,9 @@ func New(o Options) (http.Handler, error) {
 }
 
 func (o Options) withDefaults() (Options, error) {
-	if o.Store == nil || o.Packages == nil || o.Consoles == nil || o.Watch == nil || o.Seal == nil ||
+	if o.Store == nil || o.Packages == nil || o.Images == nil || o.ImageContents == nil || o.Consoles == nil || o.Watch == nil || o.Seal == nil ||
 		o.Planner == nil || o.GatewayURL == nil || o.Log == nil {
-		return o, errors.New("making the API: Store, Packages, Consoles, Watch, Seal, Planner, GatewayURL and Log are all needed")
+		return o, errors.New("making the API: Store, Packages, Images, ImageContents, Consoles, Watch, Seal, Planner, GatewayURL and Log are all needed")
 	}
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()

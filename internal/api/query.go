@@ -53,7 +53,7 @@ func page(query url.Values) (p Page, err error) {
 	}
 	if query.Has("cursor") {
 		id, err := base64.RawURLEncoding.Strict().DecodeString(query.Get("cursor"))
-		if err != nil || !fleet.ValidID(string(id)) {
+		if err != nil || (!fleet.ValidID(string(id)) && !imageID.Match(id)) {
 			return p, invalidCursor()
 		}
 		p.After = string(id)

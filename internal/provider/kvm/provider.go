@@ -272,6 +272,22 @@ func (p *Provider) Close() error {
 	return unlockAndClose(p.lock)
 }
 
+// UsesImage tells whether an instance on this host, whatever its power, is made of the image.
+func (p *Provider) UsesImage(id fleet.ImageID) bool {
+	p.mu.Lock()
+	all := p.all()
+	p.mu.Unlock()
+	for _, i := range all {
+		_ = i.lock(context.Background())
+		used := i.exists() && i.rec.Spec.Image == id
+		i.unlock()
+		if used {
+			return true
+		}
+	}
+	return false
+}
+
 // spawn runs f in a goroutine that Close waits for; not after Close has begun to wait.
 func (p *Provider) spawn(f func()) {
 	p.mu.Lock()

@@ -1,0 +1,90 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+
+	"dormouse/internal/fleet"
+)
+
+// fakeImages has images with one file each.
+type fakeImages struct {
+	images  []fleet.Image
+	built   []string
+	content string
+	// fails after the first byte of a file.
+	breaks bool
+	inUse  fleet.ImageID
+}
+
+func newFakeImages() *fakeImages { return &fakeImages{content: "hello"} }
+
+func (f *fakeImages) Images(context.Context) ([]fleet.Image, error) { return f.images, nil }
+
+func (f *fakeImages) Image(id fleet.ImageID) (fleet.Image, error) {
+	for _, i := range f.images {
+		if i.ID == id {
+			return i, nil
+		}
+	}
+	return fleet.Image{}, fleet.Errorf(fleet.KindNotFound, "there is no image %s", id)
+}
+
+func (f *fakeImages) ImageOf(_ context.Context, p fleet.Package) (fleet.ImageID, error) {
+	return fleet.ImageID(strings.Repeat("e", 60) + p.Version[:1] + "000"), nil
+}
+
+func (f *fakeImages) Ensure(ctx context.Context, p fleet.Package) (fleet.ImageID, error) {
+	id, err := f.ImageOf(ctx, p)
+	f.built = append(f.built, p.Name+"@"+p.Version)
+	f.images = append(f.images, fleet.Image{ID: id, State: fleet.ImageReady, PackageName: p.Name})
+	return id, err
+}
+
+func (f *fakeImages) RemoveImage(_ context.Context, id fleet.ImageID) error {
+	if id == f.inUse {
+		return fleet.Errorf(fleet.KindNotAccepted, "an instance runs it")
+	}
+	if _, err := f.Image(id); err != nil {
+		return err
+	}
+	f.images = slices.DeleteFunc(f.images, func(i fleet.Image) bool { return i.ID == id })
+	return nil
+}
+
+func (f *fakeImages) ListFiles(_ context.Context, id fleet.ImageID, path string, digests bool, visit func(fleet.ImageFile) error) error {
+	if _, err := f.Image(id); err != nil {
+		return err
+	}
+	if path == "/none" {
+		return fleet.Errorf(fleet.KindNotFound, "nothing there")
+	}
+	file := fleet.ImageFile{Path: "/a", Kind: "file", SizeBytes: int64(len(f.content))}
+	if digests {
+		file.SHA256 = "abc"
+	}
+	if err := visit(file); err != nil || f.breaks {
+		return errors.Join(err, errors.New("damaged"))
+	}
+	return visit(fleet.ImageFile{Path: "/b", Kind: "symlink", Target: "a"})
+}
+
+func (f *fakeImages) CopyFile(_ context.Context, id fleet.ImageID, path string, size func(int64), w io.Writer) error {
+	if _, err := f.Image(id); err != nil {
+		return err
+	}
+	if path != "/a" {
+		return fleet.Errorf(fleet.KindNotFound, "nothing there")
+	}
+	size(int64(len(f.content)))
+	_, err := io.WriteString(w, f.content)
+	return err
+}
+
+func (f *fakeImages) Provenance(id fleet.ImageID) ([]byte, error) {
+	_, err := f.Image(id)
+	return []byte(`{"_type":"x"}`), err
+}
