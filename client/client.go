@@ -68,6 +68,7 @@ type Client struct {
 	Rollouts      *Rollouts
 	Hosts         *Hosts
 	Images        *Images
+	Instances     *Instances
 	Clusters      *Clusters
 	Packages      *Packages
 	Operations    *Operations
@@ -108,6 +109,7 @@ func New(baseURL string, options Options) (*Client, error) {
 	c.Rollouts = &Rollouts{c}
 	c.Hosts = &Hosts{c}
 	c.Images = &Images{c}
+	c.Instances = &Instances{c}
 	c.Clusters = &Clusters{c}
 	c.Packages = &Packages{c}
 	c.Operations = &Operations{c}

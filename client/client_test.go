@@ -105,7 +105,33 @@ func TestRoutes(t *testing.T) {
 			_, err := c.Packages.List(ctx, ListPage{Cursor: "z"})
 			return err
 		}, "GET /api/v1/packages?cursor=z", ""},
-		"PackageDelete":    {func(ctx context.Context, c *Client) error { return c.Packages.Delete(ctx, "web@1.0") }, "DELETE /api/v1/packages/web@1.0", ""},
+		"PackageDelete": {func(ctx context.Context, c *Client) error { return c.Packages.Delete(ctx, "web@1.0") }, "DELETE /api/v1/packages/web@1.0", ""},
+		"ImageBuild": {func(ctx context.Context, c *Client) error {
+			_, err := c.Images.Build(ctx, BuildImage{Package: "web@1.0"})
+			return err
+		}, "POST /api/v1/images", `{"package":"web@1.0"}`},
+		"ImageGet":    {func(ctx context.Context, c *Client) error { _, err := c.Images.Get(ctx, "web@1.0"); return err }, "GET /api/v1/images/web@1.0", ""},
+		"ImageList":   {func(ctx context.Context, c *Client) error { _, err := c.Images.List(ctx, ListPage{}); return err }, "GET /api/v1/images", ""},
+		"ImageDelete": {func(ctx context.Context, c *Client) error { return c.Images.Delete(ctx, "abc") }, "DELETE /api/v1/images/abc", ""},
+		"ImageFiles": {func(ctx context.Context, c *Client) error {
+			for _, err := range c.Images.Files(ctx, "abc", FileOptions{Path: "/etc", Digests: true}) {
+				return err
+			}
+			return nil
+		}, "GET /api/v1/images/abc/files?digests=true&path=%2Fetc", ""},
+		"ImageContent": {func(ctx context.Context, c *Client) error {
+			r, err := c.Images.Content(ctx, "abc", "/etc/a b")
+			if err == nil {
+				err = r.Close()
+			}
+			return err
+		}, "GET /api/v1/images/abc/content?path=%2Fetc%2Fa+b", ""},
+		"ImageProvenance": {func(ctx context.Context, c *Client) error { _, err := c.Images.Provenance(ctx, "abc"); return err }, "GET /api/v1/images/abc/provenance", ""},
+		"InstanceList": {func(ctx context.Context, c *Client) error {
+			_, err := c.Instances.List(ctx, ListInstances{Installation: "acme", Cluster: "local", Limit: 3})
+			return err
+		}, "GET /api/v1/instances?cluster=local&installation=acme&limit=3", ""},
+		"InstanceGet":      {func(ctx context.Context, c *Client) error { _, err := c.Instances.Get(ctx, "x1"); return err }, "GET /api/v1/instances/x1", ""},
 		"OperationGet":     {func(ctx context.Context, c *Client) error { _, err := c.Operations.Get(ctx, "op1"); return err }, "GET /api/v1/operations/op1", ""},
 		"OperationExplain": {func(ctx context.Context, c *Client) error { _, err := c.Operations.Explain(ctx, "op1"); return err }, "GET /api/v1/operations/op1/explain", ""},
 		"OperationWait": {func(ctx context.Context, c *Client) error {

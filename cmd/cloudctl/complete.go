@@ -70,3 +70,14 @@ func groupNames(ctx context.Context, c *client.Client) ([]string, error) {
 	}
 	return found, err
 }
+
+func imageNames(ctx context.Context, c *client.Client) ([]string, error) {
+	list, _, err := collect(c.Images.All(ctx, client.ListPage{Limit: maxPage}), completionMax)
+	var found []string
+	for _, i := range list {
+		if name := packageOf(i); name != "" {
+			found = append(found, clean(name))
+		}
+	}
+	return found, err
+}

@@ -202,6 +202,7 @@ func wireTypes() map[string]any {
 		"GroupPage": client.Page[client.Group]{}, "GroupRevisionPage": client.Page[client.GroupRevision]{},
 		"RolloutPage": client.Page[client.RolloutSummary]{}, "RolloutMemberPage": client.Page[client.RolloutMember]{},
 		"InstallationPage": client.Page[client.Installation]{}, "ClusterPage": client.Page[client.Cluster]{},
+		"InstanceDetail": client.InstanceDetail{}, "InstancePage": client.Page[client.InstanceDetail]{},
 		"Image": client.Image{}, "BuildImage": client.BuildImage{}, "ImageFile": client.ImageFile{}, "ImagePage": client.Page[client.Image]{},
 		"PackagePage": client.Page[client.Package]{}, "OperationPage": client.Page[client.Operation]{},
 	}

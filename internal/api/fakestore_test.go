@@ -32,7 +32,8 @@ type fakeStore struct {
 	// meddle is what somebody else does to a group just before it is changed.
 	meddle func(*fakeGroup)
 	// lying are the installations on the one host that there is.
-	lying []fleet.DrainMember
+	instances []fleet.InstanceView
+	lying     []fleet.DrainMember
 	// created, changed, begun, controlled, hosted and checked are the last requests.
 	created    fleet.NewInstallation
 	changed    fleet.Change
@@ -267,4 +268,33 @@ func (f *fakeStore) advance(id fleet.OperationID, change func(*fleet.Operation))
 	op := f.operations[id]
 	op.Revision++
 	change(op)
+}
+
+func (f *fakeStore) ListInstances(_ context.Context, q fleet.InstanceQuery) ([]fleet.InstanceView, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	if err != nil {
+		return nil, err
+	}
+	var all []fleet.InstanceView
+	for _, v := range f.instances {
+		if string(v.ID) > q.After && (q.Installation == "" || q.Installation == v.InstallationName) && (q.Cluster == "" || q.Cluster == v.ClusterName) {
+			all = append(all, v)
+		}
+	}
+	return first(all, q.Limit, func(v fleet.InstanceView) string { return string(v.ID) }), nil
+}
+
+func (f *fakeStore) Instance(_ context.Context, id fleet.InstanceID) (fleet.InstanceView, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	if err != nil {
+		return fleet.InstanceView{}, err
+	}
+	for _, v := range f.instances {
+		if v.ID == id {
+			return v, nil
+		}
+	}
+	return fleet.InstanceView{}, fleet.Errorf(fleet.KindNotFound, "there is no instance %q", id)
 }

@@ -67,6 +67,10 @@ type Store interface {
 	Package(ctx context.Context, idOrRef string) (fleet.Package, error)
 	ListPackages(ctx context.Context, page Page) ([]fleet.Package, error)
 
+	// ListInstances returns a page of those not deleted, in order of ID.
+	ListInstances(ctx context.Context, q fleet.InstanceQuery) ([]fleet.InstanceView, error)
+	Instance(ctx context.Context, id fleet.InstanceID) (fleet.InstanceView, error)
+
 	Operation(ctx context.Context, id fleet.OperationID) (fleet.Operation, error)
 	ListOperations(ctx context.Context, q OperationQuery) ([]fleet.Operation, error)
 

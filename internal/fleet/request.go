@@ -96,6 +96,23 @@ type InstallationView struct {
 	GroupName string
 }
 
+// InstanceView is an instance with what is shown beside it.
+type InstanceView struct {
+	Instance
+	InstallationName, Owner string
+	ClusterName, HostName   string
+	// Address and MAC are leased to the installation on the instance's host; empty
+	// where the provider chooses them.
+	Address, MAC string
+}
+
+// InstanceQuery asks for a page of instances that are not deleted, in order of ID.
+type InstanceQuery struct {
+	Page
+	// Installation and Cluster are an ID or a name; empty is all.
+	Installation, Cluster string
+}
+
 // ClusterView is a cluster with what is shown beside it.
 type ClusterView struct {
 	Cluster

@@ -151,6 +151,11 @@ func hot(t testing.TB) map[string]string {
 		require.NoError(t, err)
 		all[name] = query
 	}
+	for name, q := range map[string]fleet.InstanceQuery{
+		"Instances": {}, "InstancesOfInstallation": {Installation: fleet.NewID()}, "InstancesOfName": {Installation: "tenant-1"}, "InstancesOfCluster": {Cluster: fleet.NewID()},
+	} {
+		all[name], _ = instancesQuery(q)
+	}
 	return all
 }
 
