@@ -13,7 +13,7 @@ import (
 func webConfig() guest.Config {
 	return guest.Config{
 		Hostname: "workspace", Program: "/bin/program", Args: []string{"serve"},
-		Env: map[string]string{"GREETING": "hello"}, Restart: restartAlways, Ports: []int{8080},
+		Env: map[string]string{"GREETING": "hello"}, Restart: guest.RestartAlways, Ports: []int{8080},
 		Network: guest.Network{
 			Address: "10.0.2.15/24", Gateway: "10.0.2.2", MAC: "02:00:00:00:00:02", DNS: []string{"10.0.2.3"},
 		},
@@ -98,7 +98,7 @@ func TestBootVolumePersists(t *testing.T) {
 func TestBootProgramExitsUnheard(t *testing.T) {
 	t.Parallel()
 	c := webConfig()
-	c.Args, c.Restart = []string{"exit", "3"}, restartNever
+	c.Args, c.Restart = []string{"exit", "3"}, guest.RestartNever
 	gone := boot(t, c, machineOptions{deaf: true}).awaitOff()
 	require.Equal(t, guest.Message{Event: guest.EventGone, Reason: guest.GoneExited, Code: 3}, gone)
 }
@@ -106,17 +106,17 @@ func TestBootProgramExitsUnheard(t *testing.T) {
 func TestBootCrashLoop(t *testing.T) {
 	t.Parallel()
 	c := webConfig()
-	c.Args, c.Restart, c.Ports = []string{"exit", "1"}, restartOnFailure, nil
+	c.Args, c.Restart, c.Ports = []string{"exit", "1"}, guest.RestartOnFailure, nil
 	v := boot(t, c, machineOptions{})
 	v.next(guest.EventHello)
-	for i := range loopEnds {
+	for i := range guest.LoopEnds {
 		require.Equal(t, i, v.next(guest.EventStarted).Restarts)
 		v.next(guest.EventReady)
 		require.Equal(t, 1, v.next(guest.EventExit).Code)
 	}
 	gone := v.next(guest.EventGone)
 	require.Equal(t, guest.GoneCrashLoop, gone.Reason)
-	require.Equal(t, loopEnds-1, gone.Restarts)
+	require.Equal(t, guest.LoopEnds-1, gone.Restarts)
 	require.Equal(t, gone, v.awaitOff())
 }
 

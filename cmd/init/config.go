@@ -18,7 +18,7 @@ func checkConfig(c guest.Config) error {
 		return fmt.Errorf("the configuration's program %q is no absolute path", c.Program)
 	}
 	switch c.Restart {
-	case restartAlways, restartOnFailure, restartNever:
+	case guest.RestartAlways, guest.RestartOnFailure, guest.RestartNever:
 	default:
 		return fmt.Errorf("the configuration's restart policy %q is none of always, on-failure and never", c.Restart)
 	}

@@ -27,7 +27,7 @@ func forwarded() []os.Signal {
 type supervisor struct {
 	m                 *machine
 	signals, children <-chan os.Signal
-	restarts          restarts
+	restarts          guest.Restarts
 	disk              chan guest.Command
 
 	pid     int // 0 while the program does not run.
@@ -42,7 +42,7 @@ type supervisor struct {
 func newSupervisor(m *machine, signals, children <-chan os.Signal) *supervisor {
 	return &supervisor{
 		m: m, signals: signals, children: children,
-		restarts: restarts{policy: m.cfg.Restart},
+		restarts: guest.Restarts{Policy: m.cfg.Restart},
 		disk:     make(chan guest.Command, 16),
 	}
 }
@@ -80,11 +80,11 @@ func (s *supervisor) start() *guest.Message {
 	pid, err := startProgram(s.m.cfg)
 	if err != nil {
 		gone := failed(err)
-		gone.Restarts = s.restarts.count
+		gone.Restarts = s.restarts.Count
 		return &gone
 	}
 	s.pid, s.started = pid, time.Now()
-	s.m.ch.send(guest.Message{Event: guest.EventStarted, Restarts: s.restarts.count})
+	s.m.ch.send(guest.Message{Event: guest.EventStarted, Restarts: s.restarts.Count})
 	if len(s.m.cfg.Ports) == 0 {
 		s.sendReady()
 		return nil
@@ -101,7 +101,7 @@ func (s *supervisor) checkReady() {
 }
 
 func (s *supervisor) sendReady() {
-	s.m.ch.send(guest.Message{Event: guest.EventReady, Restarts: s.restarts.count})
+	s.m.ch.send(guest.Message{Event: guest.EventReady, Restarts: s.restarts.Count})
 }
 
 func (s *supervisor) stopPolling() {
@@ -140,15 +140,15 @@ func (s *supervisor) reap() *guest.Message {
 // ended says what follows when the program has ended.
 func (s *supervisor) ended(status syscall.WaitStatus) *guest.Message {
 	now := time.Now()
-	e := ending{code: status.ExitStatus(), ran: now.Sub(s.started), at: now}
+	e := guest.Ending{Code: status.ExitStatus(), Ran: now.Sub(s.started), At: now}
 	if status.Signaled() {
-		e.code, e.signal = -1, signalName(status.Signal())
+		e.Code, e.Signal = -1, signalName(status.Signal())
 	}
 	s.pid = 0
 	s.stopPolling()
 	// What it started and left behind would hold its ports and its files.
 	killAll()
-	exit := guest.Message{Event: guest.EventExit, Code: e.code, Signal: e.signal, Restarts: s.restarts.count}
+	exit := guest.Message{Event: guest.EventExit, Code: e.Code, Signal: e.Signal, Restarts: s.restarts.Count}
 	s.m.ch.send(exit)
 	gone := exit
 	gone.Event = guest.EventGone
@@ -156,18 +156,18 @@ func (s *supervisor) ended(status syscall.WaitStatus) *guest.Message {
 		gone.Reason = guest.GoneStopped
 		return &gone
 	}
-	what := fmt.Sprintf("the program ended with code %d", e.code)
-	if e.signal != "" {
-		what = "the program was ended by " + e.signal
+	what := fmt.Sprintf("the program ended with code %d", e.Code)
+	if e.Signal != "" {
+		what = "the program was ended by " + e.Signal
 	}
-	v := s.restarts.ended(e)
-	if v.gone != "" {
-		s.m.con.line(what + " and is not started again (" + v.gone + ")")
-		gone.Reason = v.gone
+	v := s.restarts.Ended(e)
+	if v.Gone != "" {
+		s.m.con.line(what + " and is not started again (" + v.Gone + ")")
+		gone.Reason = v.Gone
 		return &gone
 	}
-	s.m.con.line(fmt.Sprintf("%s and is started again in %v", what, v.delay))
-	s.restart = time.After(v.delay)
+	s.m.con.line(fmt.Sprintf("%s and is started again in %v", what, v.Delay))
+	s.restart = time.After(v.Delay)
 	return nil
 }
 
@@ -205,7 +205,7 @@ func (s *supervisor) stop() *guest.Message {
 	s.stopping = true
 	s.restart = nil
 	if s.pid == 0 {
-		return &guest.Message{Event: guest.EventGone, Reason: guest.GoneStopped, Restarts: s.restarts.count}
+		return &guest.Message{Event: guest.EventGone, Reason: guest.GoneStopped, Restarts: s.restarts.Count}
 	}
 	// A program that waits for a frozen volume could not end.
 	if err := s.m.thaw(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +32,8 @@ type ending struct {
 	console, qemu []string
 	// debugExit: the guest can end QEMU with its program's exit code.
 	debugExit bool
+	// restart is after what time the machine is started again; nil where it is not.
+	restart *time.Duration
 }
 
 // ended records the end of a machine, gives back what it held, and starts it
@@ -38,7 +41,7 @@ type ending struct {
 func (i *instance) ended(v *vm, status *unix.WaitStatus) {
 	_ = i.lock(context.Background())
 	v.mu.Lock()
-	e := ending{
+	e := &ending{
 		asked: v.stopping || i.rec.Want == fleet.PowerOff, killed: v.killed, gone: v.gone, shutdown: v.shutdown, status: status,
 		debugExit: i.rec.Spec.Kernel == fleet.KernelNanos,
 	}
@@ -47,10 +50,16 @@ func (i *instance) ended(v *vm, status *unix.WaitStatus) {
 	i.record(e)
 	i.vm = nil
 	i.active.Store(false)
-	if again {
+	switch {
+	case again:
+		i.restarts = guest.Restarts{}
 		if err := i.start(i.p.ctx); err != nil {
 			i.startFailed(err)
 		}
+	case e.restart != nil:
+		i.resuming = true
+		i.reserveVolume()
+		i.p.spawn(func() { i.resumeAfter(*e.restart) })
 	}
 	i.unlock()
 	i.p.notify(i.id)
@@ -62,9 +71,41 @@ func (p *Provider) isStopping() bool {
 	return p.stopping
 }
 
+// restart says whether a silent guest's machine is started again, as its
+// package wants it, and counts. Needs the lock.
+func (i *instance) restart(exit *fleet.Exit) *time.Duration {
+	if !i.rec.Spec.Kernel.Silent() || i.p.isStopping() || (exit.Reason != fleet.ReasonProgramExited && exit.Reason != fleet.ReasonGuestPanic) {
+		return nil
+	}
+	i.restarts.Policy = string(i.rec.Spec.Manifest.Restart)
+	now := i.p.o.Clock()
+	ended := guest.Ending{Code: exit.Code, Ran: now.Sub(i.startedAt), At: now}
+	if exit.Reason == fleet.ReasonGuestPanic {
+		ended.Code = -1
+	}
+	v := i.restarts.Ended(ended)
+	if v.Gone == guest.GoneCrashLoop {
+		exit.Reason = fleet.ReasonCrashLoop
+	}
+	if v.Gone != "" {
+		return nil
+	}
+	return &v.Delay
+}
+
+// resumeAfter starts the machine after a pause, unless somebody has switched it
+// off, or on, meanwhile.
+func (i *instance) resumeAfter(pause time.Duration) {
+	select {
+	case <-i.p.ctx.Done():
+	case <-time.After(pause):
+		i.resume()
+	}
+}
+
 // record writes down how the machine ended, and what is wanted from now on.
 // Needs the lock.
-func (i *instance) record(e ending) {
+func (i *instance) record(e *ending) {
 	e.console, _ = i.console().lastBoot()
 	e.qemu = i.qemuWords()
 	exit := e.exit()
@@ -77,7 +118,9 @@ func (i *instance) record(e ending) {
 	case exit.Reason == fleet.ReasonHostLost:
 		// Not the guest's doing, perhaps the host going down: its next start brings it back.
 	default:
-		i.rec.Want = fleet.PowerOff
+		if e.restart = i.restart(&exit); e.restart == nil {
+			i.rec.Want = fleet.PowerOff
+		}
 	}
 	i.cleanUp()
 	if err := i.save(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/guest"
 )
 
 // listPage is how many instances List returns at a time.
@@ -30,6 +31,11 @@ type instance struct {
 	active atomic.Bool
 	// resuming: New found it wanted on and is about to start it.
 	resuming bool
+	// restarts says when a silent guest whose program ended is started again; other
+	// guests' init does that inside.
+	restarts guest.Restarts
+	// startedAt is when the running machine was.
+	startedAt time.Time
 
 	mu  sync.Mutex
 	log *consoleLog
@@ -182,6 +188,7 @@ func (i *instance) powerOn(ctx context.Context, epoch fleet.Epoch) (fleet.Instan
 	raised := i.raise(epoch)
 	switch {
 	case i.vm == nil:
+		i.restarts = guest.Restarts{}
 		if err := i.start(ctx); err != nil {
 			if raised {
 				err = errors.Join(err, i.save())

@@ -121,13 +121,11 @@ func (i *instance) recover(ctx context.Context, candidates []int) error {
 		return i.adopt(proc)
 	}
 	if i.rec.Process != nil || i.rec.Starting {
-		i.record(ending{asked: i.rec.Want == fleet.PowerOff})
+		i.record(&ending{asked: i.rec.Want == fleet.PowerOff})
 	}
 	if i.rec.Want == fleet.PowerOn && i.p.o.Resume {
 		i.resuming = true
-		if ref := i.rec.Spec.Volume; ref != nil {
-			i.p.volume(ref.ID).reserve(i.id)
-		}
+		i.reserveVolume()
 	}
 	return nil
 }
@@ -155,7 +153,7 @@ func (i *instance) findProcess(candidates []int) (process, bool) {
 func (i *instance) adopt(proc process) error {
 	w, err := watch(proc)
 	if errors.Is(err, unix.ESRCH) {
-		i.record(ending{asked: i.rec.Want == fleet.PowerOff}) // it ended this moment
+		i.record(&ending{asked: i.rec.Want == fleet.PowerOff}) // it ended this moment
 		return nil
 	}
 	if err != nil {
@@ -167,9 +165,7 @@ func (i *instance) adopt(proc process) error {
 			return errors.Join(err, w.close())
 		}
 	}
-	if ref := i.rec.Spec.Volume; ref != nil {
-		i.p.volume(ref.ID).reserve(i.id)
-	}
+	i.reserveVolume()
 	// What it has in use was available before it was started.
 	if used, err := kibField(fmt.Sprintf("/proc/%d/status", proc.PID), "VmRSS:"); err == nil {
 		i.p.memoryAtStart += used

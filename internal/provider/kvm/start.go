@@ -206,7 +206,7 @@ func (i *instance) launch(m machine, files *inherited, endpoints map[int]string)
 		// It is found again by its name, or has ended already, which is seen below.
 		i.p.log.WithField("instance", i.id).WithError(err).Warn("the journal does not name the machine's process")
 	}
-	i.resuming = false
+	i.resuming, i.startedAt = false, i.p.o.Clock()
 	i.vm = newVM(i, proc)
 	i.p.log.WithField("instance", i.id).WithField("pid", proc.pid).WithField("boot", i.rec.Boots).Info("machine started")
 	return nil
@@ -293,6 +293,13 @@ func (i *instance) takeVolume(ctx context.Context, image fleet.ImageFiles) (*os.
 		}
 		return err
 	}, i.rec.Spec.Kernel)
+}
+
+// reserveVolume keeps the volume for this instance, which runs or is about to.
+func (i *instance) reserveVolume() {
+	if ref := i.rec.Spec.Volume; ref != nil {
+		i.p.volume(ref.ID).reserve(i.id)
+	}
 }
 
 // releaseVolume gives the volume back where this instance has it.

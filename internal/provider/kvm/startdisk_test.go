@@ -9,12 +9,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/guest"
 )
 
 // diskSpec is an instance of a kernel that boots from its disk, whose guest does so.
 func (s *stage) diskSpec(does string) fleet.InstanceSpec {
 	spec := s.spec("disk")
-	spec.Kernel, spec.Manifest.Args = fleet.KernelNanos, []string{does}
+	spec.Kernel, spec.Manifest.Args, spec.Manifest.Restart = fleet.KernelNanos, []string{does}, fleet.RestartNever
 	return spec
 }
 
@@ -56,6 +57,44 @@ func TestDiskGuestExits(t *testing.T) {
 		require.Equal(t, fleet.ReasonProgramExited, st.Exit.Reason, does)
 		require.Equal(t, code, st.Exit.Code, does)
 	}
+}
+
+// What init does in linux guests the host does for those that have none.
+func TestDiskGuestIsRestarted(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	spec := s.diskSpec("exit-3")
+	spec.Manifest.Restart = fleet.RestartOnFailure
+	s.ensure(spec)
+	st := s.await(spec, isOff)
+	require.Equal(t, fleet.ReasonCrashLoop, st.Exit.Reason)
+	require.Equal(t, 3, st.Exit.Code)
+	require.Equal(t, guest.LoopEnds, s.journalled(spec).Boots)
+	require.Equal(t, fleet.PowerOff, s.journalled(spec).Want)
+
+	well := s.diskSpec("exit-0")
+	well.Manifest.Restart = fleet.RestartOnFailure
+	s.ensure(well)
+	require.Equal(t, fleet.ReasonProgramExited, s.await(well, isOff).Exit.Reason)
+	require.Equal(t, 1, s.journalled(well).Boots)
+}
+
+// One that is switched off between two starts stays off.
+func TestDiskGuestIsSwitchedOffBetweenStarts(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	spec := s.diskSpec("exit-3")
+	spec.Manifest.Restart = fleet.RestartAlways
+	s.ensure(spec)
+	s.await(spec, func(st fleet.InstanceStatus) bool { return st.Power == fleet.PowerPending })
+	_, err := s.Power(t.Context(), ref(spec), fleet.PowerOff)
+	require.NoError(t, err)
+	s.await(spec, isOff)
+	boots := s.journalled(spec).Boots
+	s.reopen()
+	s.await(spec, isOff)
+	require.Equal(t, boots, s.journalled(spec).Boots)
+	require.NoError(t, s.Delete(t.Context(), ref(spec)))
 }
 
 // A volume belongs to the file system of one kernel.

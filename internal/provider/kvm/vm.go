@@ -297,11 +297,11 @@ func (v *vm) lookAgain(ctx context.Context) {
 	}
 }
 
-// fill adds what is known of the running machine to a status.
+// fill adds what is known of the running machine to a status. Needs the instance's lock.
 func (v *vm) fill(st *fleet.InstanceStatus) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	st.Power, st.Restarts = fleet.PowerOn, v.restarts
+	st.Power, st.Restarts = fleet.PowerOn, v.restarts+v.i.restarts.Count
 	if v.stopping || v.gone != nil {
 		st.Power = fleet.PowerPending
 		st.HealthDetail = "the machine is stopping"
