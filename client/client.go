@@ -68,6 +68,7 @@ type Client struct {
 	Rollouts      *Rollouts
 	Hosts         *Hosts
 	Images        *Images
+	Kernels       *Kernels
 	Instances     *Instances
 	Clusters      *Clusters
 	Packages      *Packages
@@ -109,6 +110,7 @@ func New(baseURL string, options Options) (*Client, error) {
 	c.Rollouts = &Rollouts{c}
 	c.Hosts = &Hosts{c}
 	c.Images = &Images{c}
+	c.Kernels = &Kernels{c}
 	c.Instances = &Instances{c}
 	c.Clusters = &Clusters{c}
 	c.Packages = &Packages{c}

@@ -127,6 +127,11 @@ func TestRoutes(t *testing.T) {
 			return err
 		}, "GET /api/v1/images/abc/content?path=%2Fetc%2Fa+b", ""},
 		"ImageProvenance": {func(ctx context.Context, c *Client) error { _, err := c.Images.Provenance(ctx, "abc"); return err }, "GET /api/v1/images/abc/provenance", ""},
+		"KernelList":      {func(ctx context.Context, c *Client) error { _, err := c.Kernels.List(ctx); return err }, "GET /api/v1/kernels", ""},
+		"KernelAdd": {func(ctx context.Context, c *Client) error {
+			_, err := c.Kernels.Add(ctx, AddKernel{Kind: "nanos", URL: "u", SHA256: "s"})
+			return err
+		}, "POST /api/v1/kernels", `{"kind":"nanos","url":"u","sha256":"s"}`},
 		"InstanceList": {func(ctx context.Context, c *Client) error {
 			_, err := c.Instances.List(ctx, ListInstances{Installation: "acme", Cluster: "local", Limit: 3})
 			return err

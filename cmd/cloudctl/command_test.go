@@ -41,6 +41,8 @@ func TestPromisedCommandLine(t *testing.T) {
 		"image delete":           "",
 		"instance list":          "installation cluster limit all",
 		"instance get":           "",
+		"kernel add":             "url sha256",
+		"kernel list":            "",
 		"installation create":    "owner package cluster memory disk cpus env secret label if-full group group-match wait timeout",
 		"installation list":      "owner state cluster group label limit all",
 		"installation get":       "",

@@ -43,8 +43,11 @@ func imageRoutes() map[string]http.HandlerFunc {
 		"GET /images/used":               answer(200, building),
 		"DELETE /images/" + building.ID:  refuse(409, client.KindNotAccepted, "an instance is made of it"),
 		"GET /images/none":               refuse(404, client.KindNotFound, "there is no image none"),
-		"GET /instances":                 answer(200, client.Page[client.InstanceDetail]{Items: []client.InstanceDetail{detail()}}),
-		"GET /instances/" + detail().ID:  answer(200, detail()),
+		"GET /kernels": answer(200, client.Page[client.Kernel]{Items: []client.Kernel{
+			{Kind: "nanos", SHA256: strings.Repeat("d", 64), URL: "https://example.com/a/nanos-1.tar.gz?x=1", Current: true, CreatedAt: noon.Add(-time.Hour)}}}),
+		"POST /kernels":                 answer(201, client.Kernel{Kind: "nanos", SHA256: strings.Repeat("d", 64)}),
+		"GET /instances":                answer(200, client.Page[client.InstanceDetail]{Items: []client.InstanceDetail{detail()}}),
+		"GET /instances/" + detail().ID: answer(200, detail()),
 	}
 }
 
@@ -61,7 +64,7 @@ func TestImageGoldens(t *testing.T) {
 	t.Parallel()
 	goldens(t, newFake(t, imageRoutes()), map[string]string{
 		"image-list": "image list", "image-get": "image get web@1.0", "image-failed": "image get bad", "image-ls": "image ls web@1.0",
-		"image-diff": "image diff web@1.0 web@1.1", "instance-list": "instance list", "instance-get": "instance get x1",
+		"image-diff": "image diff web@1.0 web@1.1", "instance-list": "instance list", "instance-get": "instance get x1", "kernel-list": "kernel list",
 	})
 }
 
@@ -69,11 +72,12 @@ func TestImageCommands(t *testing.T) {
 	t.Parallel()
 	f := newFake(t, imageRoutes())
 	for line, want := range map[string]string{
-		"image cat web@1.0 /a":        "hello\n",
-		"image provenance web@1.0":    "{\"_type\":\"x\"}\n",
-		"image delete web@1.0":        "deleted " + strings.Repeat("a1", 32) + "\n",
-		"image diff web@1.0 web@1.0":  "",
-		"image ls web@1.0 -o json /b": "[",
+		"image cat web@1.0 /a":                         "hello\n",
+		"image provenance web@1.0":                     "{\"_type\":\"x\"}\n",
+		"image delete web@1.0":                         "deleted " + strings.Repeat("a1", 32) + "\n",
+		"image diff web@1.0 web@1.0":                   "",
+		"kernel add nanos --url http://x/y --sha256 d": "nanos dddddddddddd: new images are built with it\n",
+		"image ls web@1.0 -o json /b":                  "[",
 	} {
 		r := newRun(f.URL)
 		require.Equal(t, exitDone, r.line(t, line), "%s: %s", line, r.err.String())

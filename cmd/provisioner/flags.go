@@ -47,6 +47,7 @@ type config struct {
 	slots          int
 	healthDeadline time.Duration
 	imageGrace     time.Duration
+	imageDir       string
 }
 
 func (c *config) bind(flags *pflag.FlagSet) {
@@ -62,6 +63,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
 	flags.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	flags.DurationVar(&c.healthDeadline, "health-deadline", 2*time.Minute, "how long a started instance has to become healthy")
+	flags.StringVar(&c.imageDir, "image-dir", "", "directory of packages and images, which provisioners on one machine may share (default: the data directory)")
 	flags.DurationVar(&c.imageGrace, "image-grace", 7*24*time.Hour, "how long an image that nothing is made of is kept after its last use")
 	flags.IntVar(&c.slots, "slots", 32, "steps of operations that this process runs at once; at most three quarters of them of bulk work (rollouts)")
 	flags.StringVar(&c.simulator, "simulator", "", "URL of a simulator to share with others (see provisioner simulator): http://127.0.0.1:PORT or unix:PATH; without it, this process has one to itself")
@@ -156,6 +158,12 @@ func (c *config) checkDataDir() error {
 		return fmt.Errorf("finding the data directory: %w", err)
 	}
 	c.dataDir = abs
+	if c.imageDir == "" {
+		c.imageDir = abs
+	}
+	if c.imageDir, err = filepath.Abs(c.imageDir); err != nil {
+		return fmt.Errorf("finding the directory of images: %w", err)
+	}
 	if c.secretKeyFile != "" {
 		if c.secretKeyFile, err = filepath.Abs(c.secretKeyFile); err != nil {
 			return fmt.Errorf("finding the key for secrets: %w", err)

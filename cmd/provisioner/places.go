@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 
 	"github.com/sirupsen/logrus"
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/imagebuilder"
+	"dormouse/internal/imagebuilder/releases"
 	"dormouse/internal/provider/kvm"
 	"dormouse/internal/provider/kvm/hostnet"
 	"dormouse/internal/provider/sim"
@@ -27,8 +29,10 @@ type places struct {
 	store   *store.Store
 	builder builder
 	images  *imagebuilder.Builder
-	kvm     *kvm.Provider
-	network hostnet.Network
+	// releases are kernels that were fetched.
+	releases *releases.Store
+	kvm      *kvm.Provider
+	network  hostnet.Network
 	// sim is this process's own simulator, or stands in for one that is shared;
 	// nil where there is neither.
 	sim    simulator
@@ -78,8 +82,11 @@ func openSimulator(c config, d *dataDir, log logrus.FieldLogger, changed func(fl
 func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log logrus.FieldLogger, changed func(fleet.InstanceID)) (*places, error) {
 	p := &places{store: st, host: d.host, log: log}
 	var err error
+	if p.releases, err = releases.Open(releases.Options{Dir: filepath.Join(c.imageDir, "releases")}); err != nil {
+		return p, err
+	}
 	p.kernel = findKernel(ctx, d, c, log)
-	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: d.path, Kernels: []imagebuilder.Kernel{p.kernel.kernel}, Log: log}); err != nil {
+	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: c.imageDir, Kernels: []imagebuilder.Kernel{p.kernel.kernel}, Log: log}); err != nil {
 		return p, err
 	}
 	p.builder = builder{p.images}

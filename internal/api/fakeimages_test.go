@@ -16,8 +16,9 @@ type fakeImages struct {
 	built   []string
 	content string
 	// fails after the first byte of a file.
-	breaks bool
-	inUse  fleet.ImageID
+	breaks  bool
+	inUse   fleet.ImageID
+	kernels []fleet.KernelRelease
 }
 
 func newFakeImages() *fakeImages { return &fakeImages{content: "hello"} }
@@ -87,4 +88,15 @@ func (f *fakeImages) CopyFile(_ context.Context, id fleet.ImageID, path string, 
 func (f *fakeImages) Provenance(id fleet.ImageID) ([]byte, error) {
 	_, err := f.Image(id)
 	return []byte(`{"_type":"x"}`), err
+}
+
+// List and Add implement Kernels: it has what was added.
+func (f *fakeImages) List() ([]fleet.KernelRelease, error) { return f.kernels, nil }
+
+func (f *fakeImages) Add(_ context.Context, kind fleet.KernelKind, url, sha256 string) (fleet.KernelRelease, error) {
+	if kind != fleet.KernelNanos {
+		return fleet.KernelRelease{}, fleet.InvalidField("kind", "only nanos")
+	}
+	f.kernels = append(f.kernels, fleet.KernelRelease{Kind: kind, URL: url, SHA256: sha256, Current: true})
+	return f.kernels[len(f.kernels)-1], nil
 }

@@ -80,3 +80,14 @@ func TestImageContents(t *testing.T) {
 	h.images.breaks = true
 	require.PanicsWithValue(t, http.ErrAbortHandler, func() { h.call(t, "GET", base+"/files", "") })
 }
+
+func TestKernels(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	body := `{"kind":"nanos","url":"https://example.com/n.tar.gz","sha256":"` + string(imageOfDigits("a")) + `"}`
+	k := call[client.Kernel](t, h, http.StatusCreated, "POST", "/api/v1/kernels", body)
+	require.True(t, k.Current)
+	require.Equal(t, []client.Kernel{k}, call[client.Page[client.Kernel]](t, h, http.StatusOK, "GET", "/api/v1/kernels", "").Items)
+	h.refused(t, http.StatusBadRequest, "POST", "/api/v1/kernels", strings.Replace(body, "nanos", "linux", 1))
+	h.refused(t, http.StatusBadRequest, "POST", "/api/v1/kernels", `{"kind":"nanos","path":"/x"}`)
+}

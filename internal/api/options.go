@@ -70,6 +70,7 @@ type Options struct {
 	Images   Images
 	// ImageContents reads what Images has.
 	ImageContents ImageContents
+	Kernels       Kernels
 	Consoles      Consoles
 	Watch         Watcher
 	Seal          Sealer
@@ -116,9 +117,9 @@ func New(o Options) (http.Handler, error) {
 }
 
 func (o Options) withDefaults() (Options, error) {
-	if o.Store == nil || o.Packages == nil || o.Images == nil || o.ImageContents == nil || o.Consoles == nil || o.Watch == nil || o.Seal == nil ||
+	if o.Store == nil || o.Packages == nil || o.Images == nil || o.ImageContents == nil || o.Kernels == nil || o.Consoles == nil || o.Watch == nil || o.Seal == nil ||
 		o.Planner == nil || o.GatewayURL == nil || o.Log == nil {
-		return o, errors.New("making the API: Store, Packages, Images, ImageContents, Consoles, Watch, Seal, Planner, GatewayURL and Log are all needed")
+		return o, errors.New("making the API: Store, Packages, Images, ImageContents, Kernels, Consoles, Watch, Seal, Planner, GatewayURL and Log are all needed")
 	}
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()

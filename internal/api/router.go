@@ -111,6 +111,8 @@ func (s *server) routes() []route {
 		{method: "DELETE", path: v1 + "/packages/{id}", handle: s.deletePackage},
 		{method: "GET", path: v1 + "/instances", handle: s.listInstances, query: append([]string{"installation", "cluster"}, pages...)},
 		{method: "GET", path: v1 + "/instances/{id}", handle: s.getInstance},
+		{method: "GET", path: v1 + "/kernels", handle: s.listKernels},
+		{method: "POST", path: v1 + "/kernels", handle: s.addKernel, unbounded: true},
 		{method: "GET", path: v1 + "/images", handle: s.listImages, query: pages},
 		{method: "POST", path: v1 + "/images", handle: s.buildImage, unbounded: true},
 		{method: "GET", path: v1 + "/images/{id}", handle: s.getImage},

@@ -94,3 +94,13 @@ type TenantFiles struct {
 	// ConfigPath is a raw disk of a few KiB to be attached read-only; empty where there is none.
 	ConfigPath string
 }
+
+// KernelRelease is a release of a kernel that came as an archive.
+type KernelRelease struct {
+	Kind   KernelKind `json:"kind"`
+	SHA256 string     `json:"sha256"`
+	URL    string     `json:"url"`
+	// Current: new images are built with it.
+	Current   bool      `json:"-"`
+	CreatedAt time.Time `json:"created_at"`
+}

@@ -151,7 +151,7 @@ func TestCollect(t *testing.T) {
 	asked := 0
 	removed, err := b.Collect(t.Context(), func(id fleet.ImageID) bool {
 		if id == ids["asked"] {
-			if asked++; asked == 1 { // between the first look and the last, somebody wants it
+			if asked++; asked == 2 { // between the first look and the last, somebody wants it
 				have, err := b.touch(id)
 				require.NoError(t, err)
 				require.True(t, have)
@@ -163,6 +163,9 @@ func TestCollect(t *testing.T) {
 	require.Equal(t, []fleet.ImageID{ids["idle"]}, removed)
 	require.ElementsMatch(t, []string{string(ids["used"]), string(ids["fresh"]), string(ids["asked"])}, inDir(t, dir, "images"))
 	require.Empty(t, inDir(t, dir, "tmp"))
+	i, err := b.Image(ids["used"])
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), i.UsedAt, time.Minute, "others see that it is used")
 	id, err := b.Ensure(t.Context(), importApp(t, b, "idle"))
 	require.NoError(t, err)
 	require.Equal(t, ids["idle"], id, "it is built again")

@@ -12,8 +12,10 @@ import (
 )
 
 // Collect removes images that nothing refers to and that nobody has used for
-// the grace period, and returns their IDs. An image that is asked for at the same
-// moment stays, or is built again.
+// the grace period, and returns their IDs. Each call counts as a use of what is
+// referred to here: another process on the same directory knows others'
+// references by that. An image that is asked for at the same moment stays, or is
+// built again.
 func (b *Builder) Collect(ctx context.Context, used func(fleet.ImageID) bool, grace time.Duration) ([]fleet.ImageID, error) {
 	names, err := os.ReadDir(filepath.Join(b.dir, "images"))
 	if err != nil {
@@ -26,6 +28,11 @@ func (b *Builder) Collect(ctx context.Context, used func(fleet.ImageID) bool, gr
 			return removed, err
 		}
 		id := fleet.ImageID(n.Name())
+		if used(id) {
+			_, err := b.touch(id)
+			failed = errors.Join(failed, err)
+			continue
+		}
 		stale := func(path string) (bool, error) {
 			info, err := os.Stat(path)
 			return err == nil && time.Since(info.ModTime()) >= grace && !used(id), err
