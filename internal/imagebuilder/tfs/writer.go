@@ -18,10 +18,13 @@ type Options struct {
 	// LogSectors is the length of the log's first extent; 0 is LogSectors. A small
 	// one makes a small volume. What does not fit goes into further extents.
 	LogSectors int64
+	// BeforeHead is called before the first sector is written, which makes a file
+	// system of what is there: where that must not happen too early, it syncs.
+	BeforeHead func() error
 }
 
-// Writer makes a file system. The zero bytes between what it writes are not
-// written: the file must be new, or zero.
+// Writer makes a file system. What lay in the sectors between its files and
+// beyond is left, and never read.
 type Writer struct {
 	w    io.WriterAt
 	o    Options
@@ -203,9 +206,6 @@ func (w *Writer) Finish(attrs ...Attr) (*State, error) {
 	head = append(head, sum[:uuidLen]...)
 	head = append(append(head, w.o.Label...), 0, recordLink)
 	head = append(appendVarint(appendVarint(head, uint64(first.start)), uint64(first.sectors)), recordEnd)
-	if _, err := w.w.WriteAt(append(head, make([]byte, SectorSize-len(head))...), 0); err != nil {
-		return nil, fmt.Errorf("writing the log: %w", err)
-	}
 	l := &logWriter{w: w.w, allocate: func(sectors int64) (logExtent, error) {
 		w.next += sectors
 		return logExtent{w.next - sectors, sectors}, nil
@@ -216,6 +216,14 @@ func (w *Writer) Finish(attrs ...Attr) (*State, error) {
 	}
 	end, err := l.finish()
 	if err != nil {
+		return nil, fmt.Errorf("writing the log: %w", err)
+	}
+	if w.o.BeforeHead != nil {
+		if err := w.o.BeforeHead(); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := w.w.WriteAt(append(head, make([]byte, SectorSize-len(head))...), 0); err != nil {
 		return nil, fmt.Errorf("writing the log: %w", err)
 	}
 	return &State{
