@@ -82,22 +82,41 @@ func (s *State) Names() ([]byte, error) {
 	return out, nil
 }
 
-// Names looks names up in what State.Names returned, without reading all of it.
+// Names looks names up in what State.Names returned. It reads a small one as a
+// whole, and of a large one what it needs.
 type Names struct {
 	r    io.ReaderAt
 	rows int64
+	all  []byte
 }
 
+// smallNames is up to where one read is faster than a search by many.
+const smallNames = 1 << 20
+
 // OpenNames returns the names in the first size bytes of r.
-func OpenNames(r io.ReaderAt, size int64) *Names { return &Names{r, size / nameRow} }
+func OpenNames(r io.ReaderAt, size int64) *Names { return &Names{r: r, rows: size / nameRow} }
+
+func (n *Names) row(i int64) (row [nameRow]byte, err error) {
+	if n.all == nil && n.rows*nameRow <= smallNames {
+		n.all = make([]byte, n.rows*nameRow)
+		if _, err := n.r.ReadAt(n.all, 0); err != nil && !errors.Is(err, io.EOF) {
+			return row, err
+		}
+	}
+	if n.all != nil {
+		return [nameRow]byte(n.all[i*nameRow:]), nil
+	}
+	_, err = n.r.ReadAt(row[:], i*nameRow)
+	return row, err
+}
 
 func (n *Names) lookup(name string) (uint64, bool, error) {
 	key := nameKey(name)
 	low, high := int64(0), n.rows
-	var row [nameRow]byte
 	for low < high {
 		middle := low + (high-low)/2
-		if _, err := n.r.ReadAt(row[:], middle*nameRow); err != nil {
+		row, err := n.row(middle)
+		if err != nil {
 			return 0, false, fmt.Errorf("reading the names of the log: %w", err)
 		}
 		switch bytes.Compare(row[:8], key[:]) {
