@@ -48,6 +48,7 @@ type config struct {
 	healthDeadline time.Duration
 	imageGrace     time.Duration
 	imageDir       string
+	nanosDir       string
 }
 
 func (c *config) bind(flags *pflag.FlagSet) {
@@ -63,6 +64,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
 	flags.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	flags.DurationVar(&c.healthDeadline, "health-deadline", 2*time.Minute, "how long a started instance has to become healthy")
+	flags.StringVar(&c.nanosDir, "nanos-dir", os.Getenv("NANOS_DIR"), "directory of a Nanos release (boot.img, kernel.img, klibs/), also in NANOS_DIR; without it, the one that cloudctl kernel add fetched last")
 	flags.StringVar(&c.imageDir, "image-dir", "", "directory of packages and images, which provisioners on one machine may share (default: the data directory)")
 	flags.DurationVar(&c.imageGrace, "image-grace", 7*24*time.Hour, "how long an image that nothing is made of is kept after its last use")
 	flags.IntVar(&c.slots, "slots", 32, "steps of operations that this process runs at once; at most three quarters of them of bulk work (rollouts)")
@@ -160,6 +162,11 @@ func (c *config) checkDataDir() error {
 	c.dataDir = abs
 	if c.imageDir == "" {
 		c.imageDir = abs
+	}
+	if c.nanosDir != "" {
+		if c.nanosDir, err = filepath.Abs(c.nanosDir); err != nil {
+			return fmt.Errorf("finding the Nanos release: %w", err)
+		}
 	}
 	if c.imageDir, err = filepath.Abs(c.imageDir); err != nil {
 		return fmt.Errorf("finding the directory of images: %w", err)

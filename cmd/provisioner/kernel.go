@@ -16,6 +16,7 @@ import (
 	"dormouse/internal/fleet"
 	"dormouse/internal/imagebuilder/linux"
 	"dormouse/internal/imagebuilder/linux/stock"
+	"dormouse/internal/imagebuilder/nanos"
 )
 
 // guestKernel is the stock kernel with the init of our guests, or why there is none.
@@ -23,6 +24,12 @@ type guestKernel struct {
 	kernel  *linux.Kernel
 	release string
 	err     error
+}
+
+// nanos is the kernel of that kind: the release directory that --nanos-dir names,
+// or the one that was fetched last.
+func (p *places) nanos(c config) *nanos.Kernel {
+	return nanos.New(nanos.Options{Dir: c.nanosDir, Find: func() string { return p.releases.Dir(fleet.KernelNanos) }})
 }
 
 // findKernel unpacks the newest kernel package that is offered into the data

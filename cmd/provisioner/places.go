@@ -86,7 +86,7 @@ func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log 
 		return p, err
 	}
 	p.kernel = findKernel(ctx, d, c, log)
-	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: c.imageDir, Kernels: []imagebuilder.Kernel{p.kernel.kernel}, Log: log}); err != nil {
+	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: c.imageDir, Kernels: []imagebuilder.Kernel{p.kernel.kernel, p.nanos(c)}, Log: log}); err != nil {
 		return p, err
 	}
 	p.builder = builder{p.images}
