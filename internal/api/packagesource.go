@@ -76,6 +76,9 @@ func (s PackageSource) from(r *http.Request, body io.Reader) (PackageSource, err
 	elsewhere := s.OCI != "" || len(s.Deb) > 0
 	kind, params, _ := mime.ParseMediaType(r.Header.Get("Content-Type")) // has been checked
 	if kind == multipartType {
+		if params["boundary"] == "" {
+			return s, fleet.Errorf(fleet.KindInvalid, "the Content-Type names no boundary: say what separates the form's parts")
+		}
 		return s.fromParts(multipart.NewReader(body, params["boundary"]), elsewhere)
 	}
 	if !elsewhere {
@@ -132,8 +135,11 @@ func (p *sourcePart) Read(b []byte) (int, error) {
 		p.part = part
 	}
 	n, err := p.part.Read(b)
+	if err == nil {
+		return n, nil
+	}
 	if !errors.Is(err, io.EOF) {
-		return n, err
+		return n, formError(err)
 	}
 	if more, next := p.parts.NextRawPart(); next == nil {
 		return n, fleet.Errorf(fleet.KindInvalid, "the form has the part %q behind source: overlay comes before it, and there is nothing else", printable(more.FormName()))
