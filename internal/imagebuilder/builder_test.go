@@ -29,7 +29,7 @@ func TestImport(t *testing.T) {
 	require.Equal(t, fleet.KernelLinux, p.Kernel)
 	require.Equal(t, "/app", p.Manifest.Program)
 	require.Equal(t, fleet.Health{Type: fleet.HealthHTTP, Port: 8080, Path: "/", Timeout: 2 * time.Second}, p.Manifest.Health)
-	require.Equal(t, []string{"package.manifest: the key Klibs has no effect here"}, p.Warnings)
+	require.Equal(t, []string{"package.manifest: the key Klibs has no effect with the kernel linux"}, p.Warnings)
 	require.Equal(t, []string{p.Digest + ".tar"}, inDir(t, dir, "packages"))
 	info, err := os.Stat(filepath.Join(dir, "packages", p.Digest+".tar"))
 	require.NoError(t, err)
@@ -50,7 +50,7 @@ func TestImportRefusedLeavesNothing(t *testing.T) {
 		options ImportOptions
 		says    string
 	}{
-		"NotGzip":      {[]byte("something"), ImportOptions{}, "no gzip archive"},
+		"NotGzip":      {[]byte("something"), ImportOptions{}, "neither a program (ELF) nor a tar archive"},
 		"Truncated":    {whole[:len(whole)-20], ImportOptions{}, "cut short"},
 		"OtherMachine": {archive(t, "1", staticELF(elf.EM_AARCH64)), ImportOptions{}, "/app is an ELF for ARM aarch64; build it for x86-64 (GOARCH=amd64)"},
 		"Name":         {whole, ImportOptions{Name: "No_Label"}, "no DNS label"},
