@@ -32,6 +32,7 @@ func benchmarks() []benchmark {
 		{"processes", "full updates by four processes beside one with as many slots, on one simulator", benchProcesses},
 		{"takeover", "kill -9 of one of two provisioners in the middle of a step", benchTakeover},
 		{"rollout", "a rollout through 10,000 installations, awake and asleep, calls of p50 0.5 s and p99 5 s", benchRollout},
+		{"image", "images of a release of Nanos (NANOS_DIR): builds beside copies, further tenants, memory", benchImage},
 		{"boot", "accepted to first answer of the example workspace, beside a bare boot", benchBoot},
 	}
 }

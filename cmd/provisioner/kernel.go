@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/sirupsen/logrus"
 
@@ -42,6 +43,8 @@ func findKernel(ctx context.Context, d *dataDir, c config, log logrus.FieldLogge
 		missing := d.join("kernels", "missing")
 		paths = linux.Options{KernelPath: missing, InitrdPath: missing}
 	}
+	// Unpacking takes far more memory than what comes after.
+	debug.FreeOSMemory()
 	paths.Cmdline = stock.Cmdline
 	return guestKernel{kernel: linux.New(paths), release: release, err: err}
 }
