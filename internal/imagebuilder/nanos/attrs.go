@@ -27,6 +27,8 @@ func rootAttrs(m fleet.Manifest, r *release) ([]tfs.Attr, error) {
 	attrs := map[string]tfs.Value{
 		"program": m.Program, "arguments": arguments(m.Program, m.Args), "environment": stringTuple(m.Env),
 		"exec_wait_for_ip4_secs": int64(addressSeconds),
+		// So that the log says what of the program's wishes the kernel can't meet.
+		"log_level": "warn",
 	}
 	if m.Dir != "" {
 		attrs["cwd"] = m.Dir

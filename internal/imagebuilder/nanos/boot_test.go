@@ -61,7 +61,12 @@ type machine struct {
 	done chan struct{} // closed when the console has ended
 }
 
-// readOnlyDisk, overlayDisk and volumeDisk are arguments that attach disks as the provider does.
+// baseDisk attaches an image as it is.
+func baseDisk(image string) []string {
+	return []string{"-blockdev", "driver=raw,node-name=root,file.driver=file,file.filename=" + filepath.Join(image, diskName), "-device", "virtio-blk-pci,drive=root"}
+}
+
+// overlayDisks attaches an image and what makes it a tenant's.
 func overlayDisks(image string, f fleet.TenantFiles) []string {
 	return []string{
 		"-blockdev", "driver=raw,node-name=base,read-only=on,file.driver=file,file.filename=" + filepath.Join(image, diskName),
@@ -95,6 +100,7 @@ func start(t testing.TB, network, address string, disks ...string) *machine {
 	t.Cleanup(m.kill)
 	go func() {
 		defer close(m.done)
+		defer close(m.seen)
 		s := bufio.NewScanner(out)
 		for s.Scan() {
 			fmt.Fprintln(m.log, s.Text())
@@ -114,13 +120,14 @@ func (m *machine) kill() {
 
 // wait waits until the machine has ended by itself.
 func (m *machine) wait() {
-	select {
-	case <-m.done:
-	case <-time.After(2 * time.Minute):
+	limit := time.AfterFunc(2*time.Minute, func() {
+		m.t.Error("the guest did not end")
 		_ = m.cmd.Process.Kill()
-		<-m.done
-		m.t.Errorf("the guest did not end:\n%s", m.log)
+	})
+	defer limit.Stop()
+	for range m.seen { // until the console has ended
 	}
+	<-m.done
 	_ = m.cmd.Wait()
 }
 
@@ -130,12 +137,13 @@ func (m *machine) await(part string) {
 	limit := time.After(2 * time.Minute)
 	for {
 		select {
-		case line := <-m.seen:
+		case line, ok := <-m.seen:
+			if !ok {
+				require.Fail(m.t, "the machine has ended", "%s", m.log)
+			}
 			if strings.Contains(line, part) {
 				return
 			}
-		case <-m.done:
-			require.Fail(m.t, "the machine has ended", "%s", m.log)
 		case <-limit:
 			_ = m.cmd.Process.Kill()
 			<-m.done
@@ -188,7 +196,7 @@ func TestBootBase(t *testing.T) {
 	t.Parallel()
 	k := New(Options{Dir: realRelease(t)})
 	image := guestImage(t, k, guestManifest, map[string]string{"sysroot/data/seed": "seed\n"})
-	m := start(t, "net=10.0.2.0/24", "10.0.2.15", "-blockdev", "driver=raw,node-name=root,file.driver=file,file.filename="+filepath.Join(image, diskName), "-device", "virtio-blk-pci,drive=root")
+	m := start(t, "net=10.0.2.0/24", "10.0.2.15", baseDisk(image)...)
 	m.await("guest: serving")
 	a := m.about()
 	require.Equal(t, []string{"/bin/guest", "base"}, a.Args)

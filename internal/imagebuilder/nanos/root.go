@@ -45,8 +45,10 @@ func (p *plan) text(path, body string) {
 	p.add(item{path: path, kind: source.File, size: int64(len(body)), open: func() io.Reader { return strings.NewReader(body) }})
 }
 
-// Directories that programs expect. The kernel makes /dev, /proc and /sys.
-var expectedDirs = []string{"/tmp", "/run", "/etc", "/root", "/var/tmp", "/dev/shm"}
+// Directories that programs expect. The kernel makes /dev, /proc and /sys. There
+// is no /dev/shm: every file system here has the same device number, from which
+// MariaDB would conclude that its log lies in memory that needs no sync.
+var expectedDirs = []string{"/tmp", "/run", "/etc", "/root", "/var/tmp"}
 
 // planRoot puts together the package's files and what every program expects.
 // The persistent directories become links to where the volume is mounted.

@@ -9,11 +9,16 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"sort"
 	"strconv"
+	"syscall"
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "want" {
+		want()
+	}
 	if len(os.Args) > 1 && os.Args[1] == "exit" {
 		code, err := strconv.Atoi(os.Args[2])
 		if err != nil {
@@ -35,6 +40,15 @@ func main() {
 	}
 	fmt.Println("guest: serving")
 	panic(http.Serve(l, nil))
+}
+
+// want does what Nanos can't: another process, shared memory of System V.
+func want() {
+	fmt.Println("guest: child:", exec.Command("/bin/guest").Run())
+	_, _, errno := syscall.Syscall(29, 0, 4096, 0o1600) // shmget
+	fmt.Println("guest: shmget:", errno)
+	fmt.Println("guest: abort:", syscall.Kill(os.Getpid(), syscall.SIGABRT))
+	select {}
 }
 
 func about(w http.ResponseWriter, _ *http.Request) {
