@@ -197,7 +197,7 @@ func serves(t *testing.T, m machine) {
 			t.Logf("console:\n%s\nqemu: %s", read(console), read(output.Name()))
 		}
 	}()
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
