@@ -11,8 +11,12 @@ import (
 // look for their devices at once, so this is only for a very slow machine.
 const diskWait = 10 * time.Second
 
-// findDisk returns the device of the virtio-blk disk with that serial number.
+// findDisk returns the device of the virtio-blk disk with that serial number, or
+// of the partition that stands for it where the guest boots from a disk by itself.
 func findDisk(serial string) (string, error) {
+	if bootsByItself() {
+		return findPartition(serial)
+	}
 	var found string
 	ok := await(diskWait, func() bool {
 		found = diskBySerial("/sys/block", serial)

@@ -15,6 +15,14 @@
 //     to the program and reaps what it leaves behind;
 //   - at the end stops everything, syncs, makes the volume read-only, and powers off.
 //
+// # Booted by itself
+//
+// Where the kernel's command line says so (guest.CmdlineDisk), no host of ours is
+// there: the guest booted from a disk in a cloud. Then drivers for the machines there are
+// loaded as well; root, configuration and volume are GPT partitions, found by name; there is no
+// guest channel; and the address comes by DHCP, for which the program is held up
+// a minute at most. All else is the same.
+//
 // # The root
 //
 // The root stays read-only. It must have the directories /dev, /proc and /sys.

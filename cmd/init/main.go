@@ -65,11 +65,15 @@ func (m *machine) boot() error {
 	if err != nil {
 		return err
 	}
-	if err := loadModules("/modules", modules, phaseBoot); err != nil {
-		return err
+	for _, phase := range []string{phaseBoot, phaseDisk} {
+		if err := loadModules("/modules", modules, phase); err != nil {
+			return err
+		}
 	}
 	m.ch.send(guest.Message{Event: guest.EventHello})
-	go m.ch.serve(m.con)
+	if !bootsByItself() { // else there is no host of ours
+		go m.ch.serve(m.con)
+	}
 	if err := m.readConfig(); err != nil {
 		return err
 	}
@@ -95,13 +99,19 @@ func (m *machine) boot() error {
 	if err := makeWritable(m.cfg, m.volume, scratch); err != nil {
 		return err
 	}
+	if err := configureNetwork(m.cfg.Network); err != nil {
+		return err
+	}
+	if m.cfg.Network.DHCP && m.cfg.Network.Address == "" {
+		m.cfg.Network = leaseNetwork(m.cfg.Network, m.con)
+	}
 	if err := writeNames(m.cfg, scratch, m.con); err != nil {
 		return err
 	}
 	if err := syscall.Sethostname([]byte(m.cfg.Hostname)); err != nil {
 		return fmt.Errorf("setting the host name %q: %w", m.cfg.Hostname, err)
 	}
-	return configureNetwork(m.cfg.Network)
+	return nil
 }
 
 func (m *machine) readConfig() error {

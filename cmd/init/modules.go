@@ -14,6 +14,8 @@ import (
 const (
 	phaseBoot   = "boot"
 	phaseVolume = "volume"
+	// phaseDisk is for machines that may be anybody's: what refuses is passed over.
+	phaseDisk = "disk"
 )
 
 // module is one line of the initrd's list: "<file> <phase>".
@@ -48,7 +50,7 @@ func loadModules(dir string, modules []module, phase string) error {
 		if m.phase != phase {
 			continue
 		}
-		if err := loadModule(path.Join(dir, m.file)); err != nil {
+		if err := loadModule(path.Join(dir, m.file)); err != nil && phase != phaseDisk {
 			return fmt.Errorf("loading module %s: %w", m.file, err)
 		}
 	}

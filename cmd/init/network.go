@@ -19,7 +19,7 @@ const (
 	card     = "eth0"
 )
 
-// configureNetwork brings the loopback up, and eth0 with its addresses where there are any.
+// configureNetwork brings the loopback up, and eth0 with its address where the configuration has one.
 func configureNetwork(c guest.Network) error {
 	n, err := openNetlink()
 	if err != nil {
@@ -44,23 +44,20 @@ func configureNetwork(c guest.Network) error {
 	if err != nil {
 		return fmt.Errorf("%w: the host must attach a network card", err)
 	}
-	if err := setCard(n, eth, prefix, c.MAC); err != nil {
+	var gateway netip.Addr
+	if c.Gateway != "" {
+		if gateway, err = netip.ParseAddr(c.Gateway); err != nil {
+			return fmt.Errorf("the configuration's gateway: %w", err)
+		}
+	}
+	if err := bringUp(n, eth, c.MAC); err != nil {
 		return err
 	}
-	if c.Gateway == "" {
-		return nil
-	}
-	gateway, err := netip.ParseAddr(c.Gateway)
-	if err != nil {
-		return fmt.Errorf("the configuration's gateway: %w", err)
-	}
-	if err := n.request(syscall.RTM_NEWROUTE, syscall.NLM_F_CREATE|syscall.NLM_F_REPLACE, defaultRoute(eth, gateway, !prefix.Contains(gateway))); err != nil {
-		return fmt.Errorf("routing by way of %s: %w", gateway, err)
-	}
-	return nil
+	return setAddress(n, eth, prefix, gateway)
 }
 
-func setCard(n *rtnetlink, eth uint32, prefix netip.Prefix, mac string) error {
+// bringUp sets the card's hardware address, where one is given, and brings it up.
+func bringUp(n *rtnetlink, eth uint32, mac string) error {
 	if mac != "" {
 		hardware, err := parseMAC(mac)
 		if err != nil {
@@ -73,8 +70,19 @@ func setCard(n *rtnetlink, eth uint32, prefix netip.Prefix, mac string) error {
 	if err := n.request(syscall.RTM_NEWLINK, 0, linkMessage(eth, true, nil)); err != nil {
 		return fmt.Errorf("bringing %s up: %w", card, err)
 	}
+	return nil
+}
+
+// setAddress gives the card that is up its address and the default route, by a gateway if there is one.
+func setAddress(n *rtnetlink, eth uint32, prefix netip.Prefix, gateway netip.Addr) error {
 	if err := n.request(syscall.RTM_NEWADDR, syscall.NLM_F_CREATE|syscall.NLM_F_REPLACE, addressMessage(eth, prefix)); err != nil {
 		return fmt.Errorf("setting the address %s: %w", prefix, err)
+	}
+	if !gateway.IsValid() {
+		return nil
+	}
+	if err := n.request(syscall.RTM_NEWROUTE, syscall.NLM_F_CREATE|syscall.NLM_F_REPLACE, defaultRoute(eth, gateway, !prefix.Contains(gateway))); err != nil {
+		return fmt.Errorf("routing by way of %s: %w", gateway, err)
 	}
 	return nil
 }
@@ -115,6 +123,11 @@ func linkMessage(index uint32, up bool, mac []byte) []byte {
 		b = attribute(b, syscall.IFLA_ADDRESS, mac)
 	}
 	return b
+}
+
+// mtuMessage is a struct ifinfomsg that sets how large a packet may be.
+func mtuMessage(index uint32, mtu int) []byte {
+	return attribute(linkMessage(index, true, nil), syscall.IFLA_MTU, uint32Bytes(uint32(mtu)))
 }
 
 // addressMessage is a struct ifaddrmsg. Duplicate address detection is left out:

@@ -22,6 +22,16 @@ const (
 	DiskVolume = "dm-volume"
 )
 
+// Names of GPT partitions, by which init of a guest that boots from a disk by
+// itself finds the same: CmdlineDisk in the kernel's command line says that it does.
+const (
+	PartitionRoot   = "dormouse-root"
+	PartitionConfig = "dormouse-config"
+	PartitionVolume = "dormouse-volume"
+
+	CmdlineDisk = "dormouse.boot=disk"
+)
+
 // ChannelPort is the name of the virtio-serial port of the guest channel.
 const ChannelPort = "dormouse.0"
 
@@ -52,8 +62,10 @@ type Config struct {
 
 // Network is the guest's one interface, eth0.
 type Network struct {
-	// Address is in CIDR form; empty leaves the interface down.
+	// Address is in CIDR form; empty leaves the interface down, unless DHCP is set.
 	Address string `json:"address,omitempty"`
+	// DHCP asks for an address, a gateway and name servers (RFC 2131) where Address is empty.
+	DHCP    bool   `json:"dhcp,omitempty"`
 	Gateway string `json:"gateway,omitempty"`
 	MAC     string `json:"mac,omitempty"`
 	// DNS lists the name servers for /etc/resolv.conf.

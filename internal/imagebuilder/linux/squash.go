@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -75,26 +76,27 @@ func squash(ctx context.Context, tool string, tree *source.Tree, out string) err
 	// If we die the pipe closes, and mksquashfs ends by itself.
 	feed := errors.Join(tree.WriteTar(ctx, in), in.Close())
 	if err := cmd.Wait(); err != nil || feed != nil {
-		return squashError(ctx, err, feed, said.String())
+		return toolError(ctx, tool, err, feed, said.String())
 	}
 	return verify(out, tree.Len())
 }
 
-// squashError says what a failed run means.
-func squashError(ctx context.Context, run, feed error, said string) error {
+// toolError says what a failed run of a tool means.
+func toolError(ctx context.Context, tool string, run, feed error, said string) error {
+	tool = filepath.Base(tool)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case strings.Contains(said, "No space left on device"), strings.Contains(said, "Disk quota exceeded"), errors.Is(feed, syscall.ENOSPC):
 		return fleet.Errorf(fleet.KindCapacity, "writing the image: the disk is full, free some space in the data directory")
 	case run == nil:
-		return fmt.Errorf("feeding mksquashfs: %w", feed)
+		return fmt.Errorf("feeding %s: %w", tool, feed)
 	}
 	var exit *exec.ExitError
 	if errors.As(run, &exit) && !exit.Exited() { // by a signal, as when memory is short
-		return fleet.Errorf(fleet.KindUnavailable, "mksquashfs was ended by a signal (%w): ask again when the host has more memory free", run)
+		return fleet.Errorf(fleet.KindUnavailable, "%s was ended by a signal (%w): ask again when the host has more memory free", tool, run)
 	}
-	return fleet.Failure(fleet.ReasonImageBuild, "mksquashfs could not build the image (%w): %s", run, said)
+	return fleet.Failure(fleet.ReasonImageBuild, "%s could not build the image (%w): %s", tool, run, said)
 }
 
 // verify checks the superblock (Documentation/filesystems/squashfs.rst): the

@@ -18,3 +18,12 @@ package stock
 // of which is quiet's. Measured and left out, because they change nothing there:
 // rcupdate.rcu_expedited=1, i8042.noaux and its kind, lsm=, audit=0.
 const Cmdline = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off random.trust_cpu=on tsc=reliable no_timer_check nokaslr cryptomgr.notests"
+
+// DiskCmdline is the kernel command line of a guest that boots from a disk by
+// itself, on a machine that may be anybody's; init's guest.CmdlineDisk is added to it.
+//
+// Of Cmdline it leaves out what trusts the emulated clock and what makes a boot
+// under emulation faster only. console= twice: the kernel writes to the screen and to the serial
+// port; what init and the program write goes to the last of them that the machine has.
+// A kernel that panics has its machine restarted after five seconds, in which the console can be read.
+const DiskCmdline = "console=tty0 console=ttyS0,115200 quiet loglevel=3 panic=5 mitigations=off random.trust_cpu=on cryptomgr.notests"

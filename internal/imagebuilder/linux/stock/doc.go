@@ -12,8 +12,9 @@
 //	<dir>/<release>/order         how init loads them, see ModuleOrder
 //	<dir>/<release>/kernel.json   Kernel, with a digest of all of the above
 //
-// Which modules: the virtio drivers, squashfs and ext4, less what the kernel has
-// built in (modules.builtin), plus what those depend on. The packages have no
+// Which modules: the virtio drivers, squashfs and ext4, and for disks that boot
+// elsewhere the drivers of the machines there as far as the package has them; less
+// what the kernel has built in (modules.builtin), plus what those depend on. The packages have no
 // modules.dep (depmod makes it at installation), so dependencies are read from
 // where depmod reads them: the .modinfo section of each module.
 //

@@ -23,7 +23,7 @@ const (
 
 // format is raised when Unpack lays out anything differently, so that what an
 // older version left is made anew.
-const format = 1
+const format = 2
 
 // Package is a package file that a kernel was taken from.
 type Package struct {

@@ -18,6 +18,9 @@ const (
 	PhaseBoot Phase = "boot"
 	// PhaseVolume: only where the guest has a volume.
 	PhaseVolume Phase = "volume"
+	// PhaseDisk: only where the guest boots from a disk by itself, on a machine that
+	// may be anybody's. What does not fit the machine refuses to be loaded, which is no failure.
+	PhaseDisk Phase = "disk"
 )
 
 // Module is one kernel module of a guest.
@@ -39,6 +42,22 @@ func wanted() []Module {
 		{"squashfs", PhaseBoot},
 		{"ext4", PhaseVolume},
 	}
+}
+
+// machines lists what the machines of clouds and hypervisors have in place of
+// virtio-blk and virtio-net: their buses and disks first, then their network cards. Which of
+// these a kernel has is its distribution's choice. Debian's cloud kernel, for one,
+// has no ahci, mptspi, mptsas, e1000 and e1000e, but ata_piix, vmw_pvscsi and vmxnet3.
+func machines() []Module {
+	var modules []Module
+	for _, name := range []string{
+		"pci_hyperv", "hv_vmbus", "sd_mod",
+		"nvme", "virtio_scsi", "ahci", "ata_piix", "vmw_pvscsi", "mptspi", "mptsas", "BusLogic", "hv_storvsc", "xen_blkfront",
+		"ena", "gve", "vmxnet3", "e1000", "e1000e", "hv_netvsc", "xen_netfront",
+	} {
+		modules = append(modules, Module{name, PhaseDisk})
+	}
+	return modules
 }
 
 // moduleName turns a path such as kernel/drivers/virtio/virtio-rng.ko.xz into
@@ -118,6 +137,15 @@ func resolve(src source) ([]Module, map[string][]byte, error) {
 	for _, m := range wanted() {
 		if err := r.add(m.Name, m.Phase); err != nil {
 			return nil, nil, err
+		}
+	}
+	for _, m := range machines() {
+		if !src.has(m.Name) {
+			continue
+		}
+		// One that lacks what it depends on serves nobody, and the others all the same.
+		if err := r.add(m.Name, m.Phase); err != nil {
+			continue
 		}
 	}
 	return r.order, r.content, nil

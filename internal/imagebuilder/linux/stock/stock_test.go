@@ -177,6 +177,56 @@ func TestVersionLess(t *testing.T) {
 	}
 }
 
+// cpioFiles returns what is in an initrd.
+func cpioFiles(t *testing.T, initrd io.Reader) (map[string]cpio.FileMode, map[string]string) {
+	t.Helper()
+	r := cpio.NewReader(initrd)
+	modes, contents := map[string]cpio.FileMode{}, map[string]string{}
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			return modes, contents
+		}
+		require.NoError(t, err)
+		modes[h.Name] = h.Mode
+		content, err := io.ReadAll(r)
+		require.NoError(t, err)
+		contents[h.Name] = string(content)
+	}
+}
+
+// The drivers of other machines are in the disks' initrd only, and one that the
+// package brings without what it needs is left out of both.
+func TestBuildDiskInitrd(t *testing.T) {
+	t.Parallel()
+	files := cloudKernel("")
+	dir := "lib/modules/6.1.0-9-cloud-amd64/"
+	files[dir+"modules.builtin"] = []byte("kernel/drivers/nvme/host/nvme.ko\n")
+	files = withModules(t, files)
+	for name, info := range map[string]string{
+		"drivers/net/ena": "depends=\x00", "drivers/net/gve": "depends=gone\x00", "drivers/scsi/virtio_scsi": "depends=virtio,scsi_mod\x00",
+		"drivers/scsi/scsi_mod": "depends=jbd2\x00", "fs/ext4/ext4": "depends=jbd2\x00", "fs/jbd2/jbd2": "depends=\x00", "lib/zstd_common": "depends=\x00",
+	} {
+		files[dir+"kernel/"+name+".ko"] = makeModule(info)
+	}
+	deb := makeDeb(t, filepath.Join(t.TempDir(), "linux-image-6.1.0-9-cloud-amd64_1_amd64.deb"), "", files)
+	k, err := Unpack(context.Background(), t.TempDir(), deb)
+	require.NoError(t, err)
+	var ours, disks bytes.Buffer
+	require.NoError(t, BuildInitrd(&ours, k.Dir, []byte("\x7fELF")))
+	require.NoError(t, BuildDiskInitrd(&disks, k.Dir, []byte("\x7fELF")))
+	modes, contents := cpioFiles(t, &ours)
+	for _, name := range []string{"ena", "gve", "virtio_scsi", "scsi_mod", "nvme"} {
+		require.NotContains(t, modes, "modules/"+name+".ko")
+		require.NotContains(t, contents["modules/order"], name)
+	}
+	require.Contains(t, contents["modules/order"], "jbd2.ko volume\next4.ko volume\n")
+	modes, contents = cpioFiles(t, &disks)
+	require.Contains(t, modes, "modules/ena.ko")
+	require.NotContains(t, modes, "modules/gve.ko")
+	require.True(t, strings.HasSuffix(contents["modules/order"], "jbd2.ko boot\next4.ko boot\nscsi_mod.ko disk\nvirtio_scsi.ko disk\nena.ko disk\n"), contents["modules/order"])
+}
+
 func TestBuildInitrd(t *testing.T) {
 	t.Parallel()
 	k := unpackCloud(t, t.TempDir(), ".zst", ".xz")
@@ -185,28 +235,12 @@ func TestBuildInitrd(t *testing.T) {
 	require.NoError(t, BuildInitrd(&first, k.Dir, initBinary))
 	require.NoError(t, BuildInitrd(&second, k.Dir, initBinary))
 	require.Equal(t, first.Bytes(), second.Bytes())
-	r := cpio.NewReader(&first)
-	modes, order := map[string]cpio.FileMode{}, ""
-	for {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		require.NoError(t, err)
-		modes[h.Name] = h.Mode
-		content, err := io.ReadAll(r)
-		require.NoError(t, err)
-		switch h.Name {
-		case "init":
-			require.Equal(t, initBinary, content)
-		case "modules/order":
-			order = string(content)
-		}
-	}
+	modes, contents := cpioFiles(t, &first)
+	require.Equal(t, string(initBinary), contents["init"])
 	require.Equal(t, cpio.FileMode(modeFile|0o755), modes["init"])
 	require.Equal(t, cpio.FileMode(modeChar|0o600), modes["dev/console"])
 	require.Equal(t, cpio.FileMode(modeDir|0o755), modes["newroot"])
-	for line := range strings.Lines(order) {
+	for line := range strings.Lines(contents["modules/order"]) {
 		file, _, _ := strings.Cut(line, " ")
 		require.Contains(t, modes, "modules/"+file)
 	}
