@@ -128,6 +128,20 @@ func TestRoutes(t *testing.T) {
 			}
 			return err
 		}, "GET /api/v1/images/abc/content?path=%2Fetc%2Fa+b", ""},
+		"ImageBill": {func(ctx context.Context, c *Client) error {
+			r, err := c.Images.BillOfMaterials(ctx, "abc")
+			if err == nil {
+				err = r.Close()
+			}
+			return err
+		}, "GET /api/v1/images/abc/sbom", ""},
+		"ImageExport": {func(ctx context.Context, c *Client) error {
+			r, err := c.Images.Export(ctx, "abc", ExportImage{Format: "ova", MemoryMiB: 512})
+			if err == nil {
+				err = r.Close()
+			}
+			return err
+		}, "GET /api/v1/images/abc/export?format=ova&memory_mib=512", ""},
 		"ImageProvenance": {func(ctx context.Context, c *Client) error { _, err := c.Images.Provenance(ctx, "abc"); return err }, "GET /api/v1/images/abc/provenance", ""},
 		"KernelList":      {func(ctx context.Context, c *Client) error { _, err := c.Kernels.List(ctx); return err }, "GET /api/v1/kernels", ""},
 		"KernelAdd": {func(ctx context.Context, c *Client) error {

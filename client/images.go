@@ -154,6 +154,34 @@ func (s *Images) Provenance(ctx context.Context, id string) (json.RawMessage, er
 	return get[json.RawMessage](ctx, s.c, nil, "images", id, "provenance")
 }
 
+// BillOfMaterials returns what an image is made of: a CycloneDX document. The caller closes it.
+func (s *Images) BillOfMaterials(ctx context.Context, id string) (io.ReadCloser, error) {
+	return s.open(ctx, nil, id, "sbom")
+}
+
+// ExportImage says as what an image is exported.
+type ExportImage struct {
+	// Format is raw, qcow2, vmdk, vhd, vhdx, ova or gce-tar.gz.
+	Format string
+	// MemoryMiB and VCPUs are the machine's where the format describes one; 0 is
+	// what the package asks for, and one.
+	MemoryMiB, VCPUs int
+	// VolumeMiB is how large the file system for persistent directories is, where the disk has one.
+	VolumeMiB int
+}
+
+// Export returns an image as a disk that boots by itself. The caller closes it.
+// One that ends with an error is not whole.
+func (s *Images) Export(ctx context.Context, id string, o ExportImage) (io.ReadCloser, error) {
+	query := url.Values{"format": {o.Format}}
+	for name, n := range map[string]int{"memory_mib": o.MemoryMiB, "vcpus": o.VCPUs, "volume_mib": o.VolumeMiB} {
+		if n != 0 {
+			setNumber(query, name, int64(n))
+		}
+	}
+	return s.open(ctx, query, id, "export")
+}
+
 // open returns an answer as it comes.
 func (s *Images) open(ctx context.Context, query url.Values, id, what string) (io.ReadCloser, error) {
 	path, err := pathOf("images", id, what)

@@ -39,6 +39,8 @@ func TestPromisedCommandLine(t *testing.T) {
 		"image diff":             "",
 		"image provenance":       "",
 		"image delete":           "",
+		"image sbom":             "",
+		"image export":           "format out memory cpus volume",
 		"instance list":          "installation cluster limit all",
 		"instance get":           "",
 		"kernel add":             "url sha256",

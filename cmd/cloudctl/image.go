@@ -17,7 +17,7 @@ func (a *app) imageCommand() *cobra.Command {
 many installations are made of it. IMAGE is an image's ID, the first 8 or more
 digits of one, or NAME@VERSION of a package, which stands for the image that it
 has now.`
-	cmd.AddCommand(a.imageList(), a.imageGet(), a.imageBuild(), a.imageLs(), a.imageCat(), a.imageDiff(), a.imageProvenance(), a.imageDelete())
+	cmd.AddCommand(a.imageList(), a.imageGet(), a.imageBuild(), a.imageLs(), a.imageCat(), a.imageDiff(), a.imageProvenance(), a.imageBill(), a.imageExport(), a.imageDelete())
 	return cmd
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +40,8 @@ func imageRoutes() map[string]http.HandlerFunc {
 		"GET /images/web@1.0/files":      lines(old),
 		"GET /images/web@1.1/files":      lines(newer),
 		"GET /images/web@1.0/content":    lines("hello\n"),
+		"GET /images/web@1.0/sbom":       lines("{\"bomFormat\":\"CycloneDX\"}"),
+		"GET /images/web@1.0/export":     lines("disk"),
 		"GET /images/web@1.0/provenance": lines("{\"_type\":\"x\"}"),
 		"DELETE /images/" + ready.ID:     answer(204, nil),
 		"GET /images/used":               answer(200, building),
@@ -73,6 +77,8 @@ func TestImageCommands(t *testing.T) {
 	f := newFake(t, imageRoutes())
 	for line, want := range map[string]string{
 		"image cat web@1.0 /a":                         "hello\n",
+		"image sbom web@1.0":                           "{\"bomFormat\":\"CycloneDX\"}",
+		"image export web@1.0 --format raw --out -":    "disk",
 		"image provenance web@1.0":                     "{\"_type\":\"x\"}\n",
 		"image delete web@1.0":                         "deleted " + strings.Repeat("a1", 32) + "\n",
 		"image diff web@1.0 web@1.0":                   "",
@@ -83,7 +89,17 @@ func TestImageCommands(t *testing.T) {
 		require.Equal(t, exitDone, r.line(t, line), "%s: %s", line, r.err.String())
 		require.True(t, strings.HasPrefix(r.out.String(), want), "%s: %s", line, r.out.String())
 	}
+	out := filepath.Join(t.TempDir(), "web.ova")
 	r := newRun(f.URL)
+	require.Equal(t, exitDone, r.line(t, "image export web@1.0 --format ova --memory 512MiB --out "+out), r.err.String())
+	require.Equal(t, "format=ova&memory_mib=512", f.asked()[len(f.asked())-1].query)
+	body, err := os.ReadFile(out)
+	require.NoError(t, err)
+	require.Equal(t, "disk", string(body))
+	require.NotEqual(t, exitDone, newRun(f.URL).line(t, "image export none --format ova --out "+out+".other"))
+	require.NoFileExists(t, out+".other")
+	require.NotEqual(t, exitDone, newRun(f.URL).line(t, "image export web@1.0 --format iso --out "+out))
+	r = newRun(f.URL)
 	require.Equal(t, exitDone, r.line(t, "image build web"))
 	require.Contains(t, r.out.String(), "web@1.0")
 	for _, line := range []string{"image delete used", "image get none", "image ls", "image cat web@1.0"} {

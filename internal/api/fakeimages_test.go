@@ -16,9 +16,10 @@ type fakeImages struct {
 	built   []string
 	content string
 	// fails after the first byte of a file.
-	breaks  bool
-	inUse   fleet.ImageID
-	kernels []fleet.KernelRelease
+	breaks   bool
+	inUse    fleet.ImageID
+	kernels  []fleet.KernelRelease
+	exported fleet.ImageExport
 }
 
 func newFakeImages() *fakeImages { return &fakeImages{content: "hello"} }
@@ -99,4 +100,28 @@ func (f *fakeImages) Add(_ context.Context, kind fleet.KernelKind, url, sha256 s
 	}
 	f.kernels = append(f.kernels, fleet.KernelRelease{Kind: kind, URL: url, SHA256: sha256, Current: true})
 	return f.kernels[len(f.kernels)-1], nil
+}
+
+func (f *fakeImages) BillOfMaterials(_ context.Context, id fleet.ImageID, w io.Writer) error {
+	if _, err := f.Image(id); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, `{"bomFormat":"CycloneDX"}`)
+	return err
+}
+
+func (f *fakeImages) Export(_ context.Context, id fleet.ImageID, o fleet.ImageExport, begin func(string), w io.Writer) error {
+	if _, err := f.Image(id); err != nil {
+		return err
+	}
+	if o.Format != "ova" {
+		return fleet.InvalidField("format", "no such format")
+	}
+	begin("web-1.ova")
+	f.exported = o
+	_, err := io.WriteString(w, "disk")
+	if f.breaks {
+		err = errors.Join(err, errors.New("the disk is full"))
+	}
+	return err
 }

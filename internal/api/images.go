@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"regexp"
 	"slices"
@@ -40,6 +41,10 @@ type ImageContents interface {
 	CopyFile(ctx context.Context, id fleet.ImageID, path string, size func(int64), w io.Writer) error
 	// Provenance returns how it came about, as an in-toto statement in JSON.
 	Provenance(id fleet.ImageID) ([]byte, error)
+	// BillOfMaterials writes what it is made of, as CycloneDX in JSON.
+	BillOfMaterials(ctx context.Context, id fleet.ImageID, w io.Writer) error
+	// Export writes a disk that boots by itself; begin is told the file's name before the first byte.
+	Export(ctx context.Context, id fleet.ImageID, o fleet.ImageExport, begin func(fileName string), w io.Writer) error
 }
 
 var (
@@ -239,6 +244,46 @@ func (s *server) getImageProvenance(w http.ResponseWriter, r *http.Request) erro
 	w.Header().Set("Content-Type", "application/json")
 	_, err = w.Write(body)
 	return err
+}
+
+func (s *server) getImageBill(w http.ResponseWriter, r *http.Request) error {
+	id, err := s.image(r)
+	if err != nil {
+		return err
+	}
+	infoOf(r).waited = true
+	begin := begunLater(w, "application/json")
+	return s.ended(r, begin, s.ImageContents.BillOfMaterials(r.Context(), id, begin))
+}
+
+func (s *server) exportImage(w http.ResponseWriter, r *http.Request) error {
+	query, err := parseQuery(r)
+	if err != nil {
+		return err
+	}
+	o := fleet.ImageExport{Format: query.Get("format")}
+	for _, f := range []struct {
+		name string
+		into *int
+		most int
+	}{{"memory_mib", &o.MemoryMiB, 1 << 20}, {"vcpus", &o.VCPUs, 256}, {"volume_mib", &o.VolumeMiB, 1 << 20}} {
+		if !query.Has(f.name) {
+			continue
+		}
+		if *f.into, err = strconv.Atoi(query.Get(f.name)); err != nil || *f.into < 1 || *f.into > f.most {
+			return invalidQuery(f.name, "it must be a number from 1 to %d", f.most)
+		}
+	}
+	id, err := s.image(r)
+	if err != nil {
+		return err
+	}
+	infoOf(r).waited = true
+	begin := begunLater(w, "application/octet-stream")
+	err = s.ImageContents.Export(r.Context(), id, o, func(name string) {
+		w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
+	}, begin)
+	return s.ended(r, begin, err)
 }
 
 // lateStart begins an answer with its first byte, so that an error that comes

@@ -104,3 +104,14 @@ type KernelRelease struct {
 	Current   bool      `json:"-"`
 	CreatedAt time.Time `json:"created_at"`
 }
+
+// ImageExport says as what an image is exported.
+type ImageExport struct {
+	// Format is raw, qcow2, vmdk, vhd, vhdx, ova or gce-tar.gz.
+	Format string
+	// MemoryMiB and VCPUs are what the machine gets where the format describes one;
+	// 0 is what the package asks for, and one.
+	MemoryMiB, VCPUs int
+	// VolumeMiB is how large the file system for persistent directories is; 0 is the kernel's choice.
+	VolumeMiB int
+}

@@ -73,3 +73,19 @@ type Specialiser interface {
 	// KindConflict. It leaves the sync to the caller.
 	FormatVolume(ctx context.Context, imageDir string, persist []string, volume *os.File) error
 }
+
+// Disker is a Kernel whose images can be made a disk that boots by itself, on a
+// hypervisor or cloud of somebody else's.
+type Disker interface {
+	// Disk returns the absolute path of a raw disk that boots what the image holds
+	// as its package says, with an address by DHCP. It is the image's own file, or
+	// a new one in dir, which is private to the call. Equal inputs give equal bytes.
+	Disk(ctx context.Context, imageDir string, p fleet.Package, o DiskOptions, dir string) (path string, err error)
+}
+
+// DiskOptions say what a disk is to be like.
+type DiskOptions struct {
+	// VolumeMiB is how large the file system for the persistent directories is,
+	// where the kernel puts one on the same disk; 0 is the kernel's own choice.
+	VolumeMiB int
+}
