@@ -57,6 +57,7 @@ var (
 	_ imagebuilder.Kernel      = (*Kernel)(nil)
 	_ imagebuilder.Reader      = (*Kernel)(nil)
 	_ imagebuilder.Specialiser = (*Kernel)(nil)
+	_ imagebuilder.Disker      = (*Kernel)(nil)
 )
 
 // New returns a Kernel. The release is looked at only when it is needed.
