@@ -100,6 +100,9 @@ func planRoot(tree *source.Tree, m fleet.Manifest, name string) (*plan, error) {
 	p.add(item{path: dataDir, kind: source.Directory})
 	p.add(item{path: configDir, kind: source.Directory})
 	p.addDefaults(m, name)
+	if needsGuard(t, m) {
+		return p, p.addGuard(t)
+	}
 	return p, nil
 }
 
