@@ -59,6 +59,22 @@ func Convert(ctx context.Context, from Source, format, out string, options ...st
 	return run(ctx, append(args, name, out)...)
 }
 
+// Check has qemu-img look whether the tables of a qcow2 or vmdk fit together and
+// lead to content that is there: one that is cut off would else be read as zeros.
+// A damaged one is KindInvalid, a tool that is missing KindUnavailable.
+func Check(ctx context.Context, s Source) error {
+	name, err := s.name()
+	if err != nil {
+		return err
+	}
+	err = run(ctx, "check", "-q", name)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 3 {
+		return nil // Clusters that nothing uses: they take room and do no harm.
+	}
+	return err
+}
+
 func run(ctx context.Context, args ...string) error {
 	tool, err := exec.LookPath("qemu-img")
 	if err == nil {
@@ -83,7 +99,7 @@ func run(ctx context.Context, args ...string) error {
 	case strings.Contains(words, "No space left on device"), strings.Contains(words, "Disk quota exceeded"):
 		return fleet.Errorf(fleet.KindCapacity, "converting the disk: the disk is full, free some space in the data directory")
 	case errors.As(err, &exit) && exit.Exited():
-		return fleet.Errorf(fleet.KindInvalid, "qemu-img could not convert the disk: %s", words)
+		return fleet.Errorf(fleet.KindInvalid, "qemu-img could not read the disk (%w): %s", err, words)
 	}
 	return fleet.Errorf(fleet.KindUnavailable, "running qemu-img: %w: %s", err, words)
 }
