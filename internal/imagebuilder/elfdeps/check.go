@@ -113,7 +113,23 @@ func (c *checker) start(program string, f *file) error {
 	if isMusl(f.interp) {
 		c.libc = musl(c.tree)
 	}
-	root := &object{path: program, file: f}
+	return c.follow(&object{path: program, file: f})
+}
+
+// CheckLibrary is Check for a file that a program loads while it runs, as a
+// plugin is, by glibc's loader. What is no ELF file for Linux on x86-64 needs nothing.
+func CheckLibrary(tree Tree, name string, env map[string]string) (Report, error) {
+	c := &checker{tree: tree, env: env, libc: glibc(tree), seen: map[string]*object{}, files: map[string]*file{}}
+	f := c.usable(name)
+	if f == nil {
+		return Report{}, nil
+	}
+	err := c.follow(&object{path: name, file: f})
+	return c.report, err
+}
+
+// follow finds all that root needs, directly or not.
+func (c *checker) follow(root *object) error {
 	queue := []*object{root}
 	for _, name := range strings.FieldsFunc(c.env["LD_PRELOAD"], func(r rune) bool { return r == ':' || r == ' ' }) {
 		o, err := c.load(name, root)
@@ -136,7 +152,7 @@ func (c *checker) start(program string, f *file) error {
 				queue = append(queue, found)
 			}
 			if len(c.report.Libraries) > maxLibraries {
-				return invalid("%s needs more than %d libraries: link it statically", program, maxLibraries)
+				return invalid("%s needs more than %d libraries: link it statically", root.path, maxLibraries)
 			}
 		}
 	}
