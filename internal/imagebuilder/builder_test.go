@@ -29,7 +29,7 @@ func TestImport(t *testing.T) {
 	require.Equal(t, fleet.KernelLinux, p.Kernel)
 	require.Equal(t, "/app", p.Manifest.Program)
 	require.Equal(t, fleet.Health{Type: fleet.HealthHTTP, Port: 8080, Path: "/", Timeout: 2 * time.Second}, p.Manifest.Health)
-	require.Equal(t, []string{"package.manifest: the key Klibs has no effect here"}, p.Warnings)
+	require.Equal(t, []string{"package.manifest: the key Klibs has no effect with the kernel linux"}, p.Warnings)
 	require.Equal(t, []string{p.Digest + ".tar"}, inDir(t, dir, "packages"))
 	info, err := os.Stat(filepath.Join(dir, "packages", p.Digest+".tar"))
 	require.NoError(t, err)

@@ -97,7 +97,7 @@ func archive(t testing.TB, version string, program []byte) []byte {
 		name string
 		body []byte
 	}{
-		{"package.manifest", []byte(`{"Name":"app","Version":"` + version + `","Program":"app","Ports":[8080],"Klibs":[]}`)}, {"app", program},
+		{"package.manifest", []byte(`{"Name":"app","Version":"` + version + `","Program":"app","Ports":[8080],"Klibs":["tls"]}`)}, {"app", program},
 	} {
 		require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: m.name, Mode: 0o755, Size: int64(len(m.body))}))
 		_, err := w.Write(m.body)

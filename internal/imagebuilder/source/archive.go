@@ -29,29 +29,26 @@ func ReadArchive(ctx context.Context, r io.Reader, o Options) (*Package, error) 
 	case err != nil:
 		return nil, readError(err)
 	}
-	spool, err := newSpool(o.SpoolDir)
+	return o.read(func(s *spool, o Options) (*base, error) {
+		c := newCollector(s, o.Limits)
+		if err := c.readTar(zr, c.storing(ctx)); err != nil {
+			return nil, err
+		}
+		return c.base(ctx, o)
+	})
+}
+
+func (c *collector) storing(ctx context.Context) storeFunc {
+	return func(r io.Reader, size int64) (int64, error) { return c.store(ctx, r, size) }
+}
+
+// base makes a base of what c has gathered, whichever form it is of.
+func (c *collector) base(_ context.Context, o Options) (*base, error) {
+	tree, err := c.finish()
 	if err != nil {
 		return nil, err
 	}
-	c := newCollector(spool, o.Limits)
-	err = c.readTar(zr, func(r io.Reader, size int64) (int64, error) { return c.store(ctx, r, size) })
-	if err != nil {
-		return nil, errors.Join(err, spool.Close())
-	}
-	return finish(c, o)
-}
-
-// finish makes a package of what c has gathered and gives up the spool where it can't.
-func finish(c *collector, o Options) (*Package, error) {
-	tree, err := c.finish()
-	if err == nil {
-		var p *Package
-		if p, err = assemble(tree, o); err == nil {
-			p.spool = c.spool
-			return p, nil
-		}
-	}
-	return nil, errors.Join(err, c.spool.Close())
+	return packageBase(tree, o)
 }
 
 // readTar adds every member of a tar stream and reads the stream to its end,

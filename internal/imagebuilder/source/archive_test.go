@@ -201,7 +201,7 @@ func TestDiskFull(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
 	require.NoError(t, err)
 	defer full.Close()
-	c := newCollector(full, Limits{}.withDefaults())
+	c := newCollector(&spool{f: full}, Limits{}.withDefaults())
 	_, err = c.store(context.Background(), strings.NewReader("content"), 7)
 	require.Equal(t, fleet.KindCapacity, fleet.KindOf(err))
 	require.ErrorContains(t, err, "the disk is full")

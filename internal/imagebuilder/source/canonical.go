@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -29,6 +30,13 @@ type canonicalManifest struct {
 	Persist   []string `json:",omitempty"`
 	Restart   fleet.RestartPolicy
 	MinMemory string `json:",omitempty"`
+	// The keys below came later: where they are absent, the bytes are as before.
+	Kernel              fleet.KernelKind `json:",omitempty"`
+	User                string           `json:",omitempty"`
+	NameServers         []string         `json:",omitempty"`
+	BaseVolumeSz        string           `json:",omitempty"`
+	Klibs               []string         `json:",omitempty"`
+	ManifestPassthrough map[string]any   `json:",omitempty"`
 }
 
 type canonicalPort struct {
@@ -53,12 +61,16 @@ func (p *Package) canonicalJSON() ([]byte, error) {
 		Args: append([]string{m.Program}, m.Args...), // argv[0] first, as in OPS's packages
 		Env:  m.Env, Dir: m.Dir, Persist: m.Persist, Restart: m.Restart,
 		Health: canonicalHealth{Type: m.Health.Type, Port: m.Health.Port, Path: m.Health.Path},
+		Kernel: p.Kernel, User: m.User, NameServers: m.NameServers, Klibs: m.Klibs, ManifestPassthrough: m.Passthrough,
 	}
 	if m.Health.Timeout != 0 {
 		c.Health.Timeout = m.Health.Timeout.String()
 	}
 	if m.MinMemoryMiB != 0 {
 		c.MinMemory = fmt.Sprintf("%dMiB", m.MinMemoryMiB)
+	}
+	if m.RootBytes != 0 {
+		c.BaseVolumeSz = strconv.FormatInt(m.RootBytes, 10)
 	}
 	for _, port := range m.Ports {
 		c.Ports = append(c.Ports, canonicalPort(port))
@@ -76,13 +88,25 @@ func (p *Package) WriteCanonical(ctx context.Context, w io.Writer) (digest strin
 	if err != nil {
 		return "", 0, fmt.Errorf("writing the canonical manifest: %w", err)
 	}
-	if err := tw.WriteHeader(&tar.Header{
-		Typeflag: tar.TypeReg, Name: ManifestName, Size: int64(len(manifest)), Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatPAX,
-	}); err != nil {
-		return "", 0, err
+	origins, err := p.canonicalOrigins()
+	if err != nil {
+		return "", 0, fmt.Errorf("writing the origins of files: %w", err)
 	}
-	if _, err := tw.Write(manifest); err != nil {
-		return "", 0, err
+	for _, member := range []struct {
+		name string
+		body []byte
+	}{{originsName, origins}, {ManifestName, manifest}} {
+		if member.body == nil {
+			continue
+		}
+		if err := tw.WriteHeader(&tar.Header{
+			Typeflag: tar.TypeReg, Name: member.name, Size: int64(len(member.body)), Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatPAX,
+		}); err != nil {
+			return "", 0, err
+		}
+		if _, err := tw.Write(member.body); err != nil {
+			return "", 0, err
+		}
 	}
 	if err := p.Tree.writeTar(ctx, tw, sysroot+"/"); err != nil {
 		return "", 0, err
@@ -156,11 +180,11 @@ func Open(path, digest string, limits Limits) (*Package, error) {
 func open(f *os.File, digest string, limits Limits) (*Package, error) {
 	o := Options{Limits: limits.withDefaults()}
 	// Tar's own headers came on top of what the limits allowed.
-	o.Limits.Bytes += int64(o.Limits.Members)*4096 + o.Limits.NameBytes*2
-	o.Limits.Members += 2
+	o.Limits.Bytes += int64(o.Limits.Members)*4096 + o.Limits.NameBytes*4 + o.Limits.ManifestBytes
+	o.Limits.Members += 3
 	hash := sha256.New()
 	in := &countingReader{r: io.TeeReader(f, hash)}
-	c := newCollector(f, o.Limits)
+	c := newCollector(&spool{f: f}, o.Limits)
 	damaged := func(err error) error {
 		return fleet.Errorf(fleet.KindPermanent, "the stored package %s is damaged, create it again: %w", f.Name(), err)
 	}
@@ -177,6 +201,9 @@ func open(f *os.File, digest string, limits Limits) (*Package, error) {
 		return nil, damaged(err)
 	}
 	p, err := assemble(tree, o)
+	if err == nil {
+		err = p.takeOrigins(tree)
+	}
 	if err != nil {
 		return nil, damaged(err)
 	}

@@ -147,7 +147,7 @@ func FuzzReadArchive(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		spool, err := newSpool(t.TempDir())
 		require.NoError(t, err)
-		defer spool.Close()
+		defer spool.f.Close()
 		limits := Limits{Members: 500, Bytes: 1 << 20, NameBytes: 1 << 16}.withDefaults()
 		c := newCollector(spool, limits)
 		err = c.readTar(bytes.NewReader(raw), func(r io.Reader, n int64) (int64, error) { return c.store(context.Background(), r, n) })

@@ -52,36 +52,37 @@ func (t *Tree) EnsureFile(name string, mode uint32) error {
 	return nil
 }
 
-// place puts e at name, in directories that are made where missing. What is
-// there already is replaced, but a directory never by a file or the reverse.
-func (t *Tree) place(name string, e Entry) error {
+// place puts e at name, in directories that are made where missing, and returns
+// the file or link that was there. What is there already is replaced, but a
+// directory never by a file or the reverse.
+func (t *Tree) place(name string, e Entry) (replaced *Entry, err error) {
 	if strings.Trim(name, "/") == "" {
 		if e.Kind != Directory {
-			return errors.New("a file can't be placed at the root")
+			return nil, errors.New("a file can't be placed at the root")
 		}
-		return nil
+		return nil, nil
 	}
 	dir, base := splitLast(name)
 	at, err := t.EnsureDir(dir, 0o755)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	e.Path = prefix(at) + base
 	have, ok := t.entries[e.Path]
 	switch {
 	case !ok:
 	case have.Kind == Directory && e.Kind == Directory:
-		return nil
+		return nil, nil
 	case e.Kind == Directory:
 		if target, err := t.Lookup(e.Path); err == nil && target.Kind == Directory {
-			return nil
+			return nil, nil
 		}
-		return fmt.Errorf("placing the directory /%s: a file is there already", e.Path)
+		return nil, fmt.Errorf("placing the directory /%s: a file is there already", e.Path)
 	case have.Kind == Directory:
-		return fmt.Errorf("placing the file /%s: a directory is there already", e.Path)
+		return nil, fmt.Errorf("placing the file /%s: a directory is there already", e.Path)
 	}
 	t.put(&e)
-	return nil
+	return have, nil
 }
 
 func (t *Tree) put(e *Entry) {

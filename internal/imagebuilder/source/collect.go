@@ -2,10 +2,8 @@ package source
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -18,14 +16,14 @@ import (
 type collector struct {
 	limits    Limits
 	tree      *Tree
-	spool     *os.File
-	written   int64             // bytes of content so far, also the spool's length
+	spool     *spool
+	written   int64             // bytes of content so far
 	hardLinks map[string]string // member → the member it is a link to
 	nameBytes int64
 }
 
-func newCollector(spool *os.File, limits Limits) *collector {
-	return &collector{limits: limits, tree: newTree(spool), spool: spool, hardLinks: map[string]string{}}
+func newCollector(s *spool, limits Limits) *collector {
+	return &collector{limits: limits, tree: newTree(s.f), spool: s, hardLinks: map[string]string{}}
 }
 
 // memberName checks a member's name and returns it clean; "" is the top directory.
@@ -120,17 +118,8 @@ func (c *collector) store(ctx context.Context, r io.Reader, size int64) (int64, 
 	if size > c.limits.Bytes-c.written {
 		return 0, tooManyBytes(c.limits.Bytes)
 	}
-	offset := c.written
-	n, err := io.Copy(spoolWriter{c.spool}, io.LimitReader(readerFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return r.Read(p)
-	}), size))
+	offset, n, err := c.spool.store(ctx, r, size)
 	c.written += n
-	if err == nil && n < size {
-		err = io.ErrUnexpectedEOF
-	}
 	return offset, err
 }
 
@@ -189,29 +178,6 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// spoolWriter tells a failure of our disk from one of the input.
-type spoolWriter struct{ f *os.File }
-
-func (w spoolWriter) Write(p []byte) (int, error) {
-	n, err := w.f.Write(p)
-	if err != nil {
-		err = storageError("unpacking the package", err)
-	}
-	return n, err
-}
-
 func invalid(format string, args ...any) error {
 	return fleet.Errorf(fleet.KindInvalid, format, args...)
-}
-
-// newSpool returns an unnamed file in dir: nothing is left of it however the process ends.
-func newSpool(dir string) (*os.File, error) {
-	f, err := os.CreateTemp(dir, "spool-*")
-	if err != nil {
-		return nil, storageError("unpacking the package", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, fmt.Errorf("unpacking the package: %w", err)
-	}
-	return f, nil
 }

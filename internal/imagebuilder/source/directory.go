@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,30 +14,16 @@ import (
 // links become files of their own. Errors are as with ReadArchive; the caller
 // closes the Package.
 func ReadDirectory(ctx context.Context, dir string, o Options) (*Package, error) {
-	o.Limits = o.Limits.withDefaults()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, fleet.Errorf(fleet.KindInvalid, "opening the package directory, name one that holds %s: %w", ManifestName, err)
-	}
-	defer root.Close()
-	spool, err := newSpool(o.SpoolDir)
-	if err != nil {
-		return nil, err
-	}
-	c := newCollector(spool, o.Limits)
-	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return fleet.Errorf(fleet.KindInvalid, "reading the package directory: %w", err)
-		}
-		return c.addFromRoot(ctx, root, name)
-	})
-	if err != nil {
-		return nil, errors.Join(err, spool.Close())
-	}
 	if abs, err := filepath.Abs(dir); err == nil {
 		o.topDirectory = filepath.Base(abs)
 	}
-	return finish(c, o)
+	return o.read(func(s *spool, o Options) (*base, error) {
+		c := newCollector(s, o.Limits)
+		if err := c.addDirectory(ctx, dir); err != nil {
+			return nil, err
+		}
+		return c.base(ctx, o)
+	})
 }
 
 func (c *collector) addFromRoot(ctx context.Context, root *os.Root, name string) error {

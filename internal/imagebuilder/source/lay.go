@@ -1,6 +1,7 @@
 package source
 
 import (
+	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -10,17 +11,55 @@ import (
 // sysroot is the directory of a package that becomes the image's root.
 const sysroot = "sysroot"
 
-// lay lays the image out: sysroot, then Dirs, MapDirs, Files and the program,
-// of which later ones replace files of earlier ones.
-func lay(pkg *Tree, m *ParsedManifest, top string, limits Limits, p *Package) error {
+// layOut makes the image of a package directory: its sysroot, and on that what
+// the manifest's keys name.
+func layOut(pkg *Tree, m *ParsedManifest, limits Limits, p *Package) (*layer, error) {
 	image := newTree(pkg.data)
 	if e, ok := pkg.entries[sysroot]; ok {
 		if e.Kind != Directory {
-			return invalid("%s in the package is no directory: put the image's root file system into it", sysroot)
+			return nil, notSysroot()
 		}
 		image = pkg.subtree(sysroot)
 	}
-	l := layer{pkg: pkg, image: image, limits: limits}
+	l := &layer{pkg: pkg, image: image, limits: limits, p: p}
+	return l, l.addNamed(m)
+}
+
+func notSysroot() error {
+	return invalid("%s in the package is no directory: put the image's root file system into it", sysroot)
+}
+
+// layer adds files of a package to an image. Later ones replace earlier ones.
+type layer struct {
+	pkg, image *Tree
+	limits     Limits
+	p          *Package // takes the warnings
+	added      int      // placed so far; bounds what overlapping Dirs can cause
+	replaced   int
+}
+
+// maxReplaced is how many replaced files are named one by one.
+const maxReplaced = 20
+
+// addSysroot places all of the package's sysroot.
+func (l *layer) addSysroot() error {
+	e, ok := l.pkg.entries[sysroot]
+	if !ok {
+		return nil
+	}
+	if e.Kind != Directory {
+		return notSysroot()
+	}
+	for _, p := range l.pkg.below(sysroot) {
+		if err := l.place(sysroot, p[len(sysroot)+1:], *l.pkg.entries[p]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addNamed places what Dirs, MapDirs and Files name.
+func (l *layer) addNamed(m *ParsedManifest) error {
 	for _, d := range m.Dirs {
 		if err := l.addDir("Dirs", d, d); err != nil {
 			return err
@@ -36,28 +75,14 @@ func lay(pkg *Tree, m *ParsedManifest, top string, limits Limits, p *Package) er
 			return err
 		}
 	}
-	program, err := l.program(m.Program, top)
-	if err != nil {
-		return err
-	}
-	if err := image.check(limits, "/"); err != nil {
-		return err
-	}
-	p.Tree, p.Manifest = image, m.normalised(program)
-	for _, dir := range p.Manifest.Persist {
-		if e, err := image.Lookup(dir); err == nil && e.Kind != Directory || err != nil && !missing(err) {
-			return invalid("Persist names %s, which is no directory in the image: name a directory, or leave the file out", dir)
-		}
-	}
-	p.Executables, err = image.executables(program, p.Manifest.Env)
-	return err
+	return nil
 }
 
-// layer adds files of a package to an image.
-type layer struct {
-	pkg, image *Tree
-	limits     Limits
-	added      int // placed so far; bounds what overlapping Dirs can cause
+// done says how many replaced files were not named.
+func (l *layer) done() {
+	if more := l.replaced - maxReplaced; more > 0 {
+		l.p.addWarnings([]string{fmt.Sprintf("%d more files of the package were replaced by files laid over them", more)})
+	}
 }
 
 // inPackage returns the path in the package of what a manifest's key names.
@@ -73,8 +98,16 @@ func (l *layer) place(key, name string, e Entry) error {
 	if l.added++; l.added > l.limits.Members || l.image.Len() > l.limits.Members {
 		return tooManyMembers(l.limits.Members)
 	}
-	if err := l.image.place(name, e); err != nil {
+	have, err := l.image.place(name, e)
+	if err != nil {
 		return invalid("%s: %s: %w", ManifestName, key, err)
+	}
+	// The same file twice, as when Dirs and Files name it both, is not worth a word.
+	if have == nil || have.Kind == e.Kind && have.offset == e.offset && have.Size == e.Size && have.Target == e.Target {
+		return nil
+	}
+	if l.replaced++; l.replaced <= maxReplaced {
+		l.p.addWarnings([]string{fmt.Sprintf("/%s was replaced by what %s lays over it", have.Path, key)})
 	}
 	return nil
 }

@@ -37,6 +37,13 @@ type ParsedManifest struct {
 	Persist      []string
 	Restart      fleet.RestartPolicy
 	MinMemoryMiB int
+	// Kernel is what images of the package boot; "" where unsaid.
+	Kernel      fleet.KernelKind
+	User        string
+	NameServers []string
+	RootBytes   int64
+	Klibs       []string
+	Passthrough map[string]any
 	// Warnings name what has no effect here.
 	Warnings []string
 }
@@ -50,13 +57,27 @@ const (
 	maxMemoryMiB     = 1 << 20
 	maxPorts         = 32
 	maxPersist       = 16
+	maxNameServers   = 3 // as many as resolvers heed (resolv.conf(5): MAXNS)
+	maxKlibs         = 64
+	maxRootBytes     = 16 << 40
 )
+
+// ownKeys are the keys that ParseManifest reads.
+func ownKeys() []string {
+	return []string{
+		"Args", "BaseVolumeSz", "Dir", "Dirs", "Env", "Files", "Health", "Kernel", "Klibs", "ManifestPassthrough", "MapDirs", "MinMemory", "Mounts",
+		"Name", "NameServer", "NameServers", "Persist", "Ports", "Program", "Restart", "RunConfig", "User", "Version",
+	}
+}
+
+// ownRunKeys are those within RunConfig.
+func ownRunKeys() []string { return []string{"Klibs", "Memory", "Mounts", "Ports"} }
 
 // Keys of OPS (nanovms' configuration.md) that say nothing about an
 // application here: they are accepted, and a warning says that they do nothing.
 var idleKeys = []string{
-	"BaseVolumeSz", "Boot", "BuildDir", "CloudConfig", "Debugflags", "Description", "DisableArgsCopy", "Force", "Home",
-	"Kernel", "KlibDir", "Klibs", "Language", "LocalFilesParentDirectory", "ManifestPassthrough", "Mounts", "NameServer", "NameServers",
+	"Boot", "BuildDir", "CloudConfig", "Debugflags", "Description", "DisableArgsCopy", "Force", "Home",
+	"KlibDir", "Language", "LocalFilesParentDirectory",
 	"NanosVersion", "NightlyBuild", "NoTrace", "PackageBaseURL", "PackageManifestURL", "ProgramPath", "RebootOnExit",
 	"Runtime", "TFSv4", "TargetConfig", "TargetRoot", "Uefi", "UefiBoot", "VolumesDir",
 }
@@ -64,7 +85,7 @@ var idleKeys = []string{
 var idleRunKeys = []string{
 	"Accel", "AtExit", "Attach", "Background", "BridgeIPAddress", "BridgeName", "Bridged", "CPUs", "CanIPForward", "Debug", "DomainName",
 	"GPUType", "GPUs", "Gateway", "GdbPort", "IPAddress", "IPv6Address", "Imagename", "ImageName", "InstanceGroup", "InstanceName", "InstanceProfile", "JSON",
-	"Klibs", "Mounts", "NetMask", "Nics", "QMP", "ShowDebug", "ShowErrors", "ShowWarnings", "TapName", "ThreadsPerCore",
+	"Kernel", "Mgmt", "AttachVolumeOnInstanceCreate", "BackgroundDetach", "NetMask", "Nics", "QMP", "ShowDebug", "ShowErrors", "ShowWarnings", "TapName", "ThreadsPerCore",
 	"UDPPorts", "Verbose", "Vga", "VolumeSizeInGb",
 }
 
@@ -77,16 +98,29 @@ func ParseManifest(raw []byte) (*ParsedManifest, error) {
 	var hasHealth bool
 	var memory, runMemory jsonMemory
 	var ports, runPorts jsonPorts
+	var kernel, nameServer string
+	var rootSize jsonBytes
+	var mounts map[string]string
+	var runMounts, runKlibs []string
 	keys := map[string]any{
 		"Name": &m.Name, "Version": &m.Version, "Program": &m.Program, "Args": &m.Args, "Env": &m.Env, "Dir": &m.Dir,
 		"Files": &m.Files, "Dirs": &m.Dirs, "MapDirs": &m.MapDirs, "Persist": &m.Persist, "Restart": &m.Restart,
-		"Ports": &ports, "MinMemory": &memory,
+		"Ports": &ports, "MinMemory": &memory, "User": &m.User, "NameServers": &m.NameServers, "NameServer": &nameServer,
+		"BaseVolumeSz": &rootSize, "Klibs": &m.Klibs, "Mounts": &mounts, "Kernel": &kernel,
+		"ManifestPassthrough": func(raw json.RawMessage) error {
+			d := json.NewDecoder(bytes.NewReader(raw))
+			d.UseNumber() // numbers stay as they are written
+			if err := d.Decode(&m.Passthrough); err != nil {
+				return wrongType("ManifestPassthrough", err)
+			}
+			return nil
+		},
 		"Health": func(raw json.RawMessage) error {
 			hasHealth = !bytes.Equal(raw, []byte("null"))
 			return decodeObject("Health.", raw, map[string]any{"Type": &health.Type, "Port": &health.Port, "Path": &health.Path, "Timeout": &health.Timeout}, nil, m)
 		},
 		"RunConfig": func(raw json.RawMessage) error {
-			return decodeObject("RunConfig.", raw, map[string]any{"Memory": &runMemory, "Ports": &runPorts}, idleRunKeys, m)
+			return decodeObject("RunConfig.", raw, map[string]any{"Memory": &runMemory, "Ports": &runPorts, "Klibs": &runKlibs, "Mounts": &runMounts}, idleRunKeys, m)
 		},
 	}
 	if err := decodeObject("", raw, keys, idleKeys, m); err != nil {
@@ -101,9 +135,18 @@ func ParseManifest(raw []byte) (*ParsedManifest, error) {
 		m.Ports = runPorts
 	}
 	m.dropProgramName()
+	m.RootBytes = int64(rootSize)
+	m.Klibs = uniq(append(m.Klibs, runKlibs...))
+	if nameServer != "" && len(m.NameServers) == 0 {
+		m.NameServers = []string{nameServer}
+	}
+	m.setKernel(kernel)
+	if err := m.addMounts(mounts, runMounts); err != nil {
+		return nil, err
+	}
 	slices.Sort(m.Persist)
 	slices.Sort(m.Warnings)
-	for _, check := range []func() error{m.checkPlain, m.checkPorts, func() error { return m.setHealth(health, hasHealth) }, m.checkPersist} {
+	for _, check := range []func() error{m.checkPlain, m.checkPorts, func() error { return m.setHealth(health, hasHealth) }, m.checkPersist, m.checkMachine} {
 		if err := check(); err != nil {
 			return nil, err
 		}
@@ -208,6 +251,7 @@ func (m *ParsedManifest) normalised(program string) fleet.Manifest {
 	return fleet.Manifest{
 		Program: program, Args: orNil(m.Args), Env: m.Env, Dir: m.Dir, Ports: orNil(m.Ports), Health: m.Health,
 		Persist: orNil(m.Persist), Restart: m.Restart, MinMemoryMiB: m.MinMemoryMiB,
+		User: m.User, NameServers: orNil(m.NameServers), RootBytes: m.RootBytes, Klibs: orNil(m.Klibs), Passthrough: m.Passthrough,
 	}
 }
 

@@ -124,8 +124,7 @@ func TestManifestOfOPS(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"app.js"}, m.Args)
 	require.Equal(t, []string{
-		"package.manifest: the key BaseVolumeSz has no effect here", "package.manifest: the key CloudConfig has no effect here",
-		"package.manifest: the key Debugflags has no effect here", "package.manifest: the key NameServers has no effect here",
+		"package.manifest: the key CloudConfig has no effect here", "package.manifest: the key Debugflags has no effect here",
 		"package.manifest: the key RunConfig.Accel has no effect here",
 	}, m.Warnings)
 }

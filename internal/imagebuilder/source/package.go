@@ -1,7 +1,9 @@
 package source
 
 import (
+	"cmp"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -18,6 +20,12 @@ type Options struct {
 	// SpoolDir is where contents are kept, in an unnamed file; os.TempDir where empty.
 	SpoolDir string
 	Limits   Limits
+	// Overlay is a tar, compressed or not, of a directory with package.manifest
+	// that is laid over the source: its keys win, its files are placed on top. It is
+	// read to its end before the first byte of the source. nil where there is none.
+	Overlay io.Reader
+	// FileName is what the user's file was called, for sources that know no better name.
+	FileName string
 
 	topDirectory string // of a directory on this host
 }
@@ -27,6 +35,10 @@ type Package struct {
 	// Name is a DNS label; Version has 1 to 64 of 0-9 A-Z a-z . + ~ - (see ValidVersion).
 	Name, Version string
 	Manifest      fleet.Manifest
+	// Kernel is what the manifest asks for; "" where it does not say.
+	Kernel fleet.KernelKind
+	// Origins are what files came from, see Entry.Origin.
+	Origins []Origin
 	// Tree is the image's file system, less what a kernel adds.
 	Tree *Tree
 	// Executables are the ELF files in Tree, by absolute path, that starting the
@@ -52,36 +64,60 @@ func ValidName(s string) bool { return namePattern.MatchString(s) }
 // ValidVersion tells whether s may be a package's version.
 func ValidVersion(s string) bool { return versionPattern.MatchString(s) }
 
-// assemble finds the package directory in tree, reads its manifest and lays
-// the image out.
+// assemble makes a Package of a tree that holds a package directory.
 func assemble(tree *Tree, o Options) (*Package, error) {
-	base, top, err := packageDir(tree)
+	b, err := packageBase(tree, o)
+	if err != nil {
+		return nil, err
+	}
+	return b.finish(nil, o)
+}
+
+// packageBase finds the package directory in tree, reads its manifest and lays
+// the image out.
+func packageBase(tree *Tree, o Options) (*base, error) {
+	dir, top, err := packageDir(tree)
 	if err != nil {
 		return nil, err
 	}
 	if top == "" {
 		top = o.topDirectory
 	}
-	pkg := tree.subtree(base)
-	if err := pkg.checkOutsideSysroot(o.Limits); err != nil {
-		return nil, err
-	}
-	raw, err := pkg.manifestBytes(o.Limits)
+	pkg, raw, m, err := readPackageDir(tree, dir, o.Limits)
 	if err != nil {
 		return nil, err
 	}
-	m, err := ParseManifest(raw)
+	b := &base{}
+	b.name, b.version, _ = strings.Cut(top, "_") // as OPS names it: name_version
+	w := &Package{}
+	l, err := layOut(pkg, m, o.Limits, w)
 	if err != nil {
 		return nil, err
 	}
-	p := &Package{Warnings: m.Warnings}
-	if p.Name, p.Version, err = nameAndVersion(o, m, top); err != nil {
-		return nil, err
+	b.image = l.image
+	program := ""
+	if m.Program != "" || o.Overlay == nil {
+		if program, err = l.program(m.Program, top); err != nil {
+			return nil, err
+		}
 	}
-	if err := lay(pkg, m, top, o.Limits, p); err != nil {
-		return nil, err
+	l.done()
+	b.warnings = w.Warnings
+	b.manifest, err = laidManifest(raw, m, program)
+	return b, err
+}
+
+// readPackageDir returns the package directory at dir in tree, and its manifest.
+func readPackageDir(tree *Tree, dir string, limits Limits) (pkg *Tree, raw []byte, m *ParsedManifest, err error) {
+	pkg = tree.subtree(dir)
+	if err := pkg.checkOutsideSysroot(limits); err != nil {
+		return nil, nil, nil, err
 	}
-	return p, nil
+	if raw, err = pkg.manifestBytes(limits); err != nil {
+		return nil, nil, nil, err
+	}
+	m, err = ParseManifest(raw)
+	return pkg, raw, m, err
 }
 
 // packageDir returns where in tree the manifest lies: "" or the single top directory.
@@ -146,15 +182,11 @@ func (t *Tree) manifestBytes(limits Limits) ([]byte, error) {
 	return raw, nil
 }
 
-// nameAndVersion takes each from the options, else the manifest, else the top
-// directory's name as OPS names it: name_version.
-func nameAndVersion(o Options, m *ParsedManifest, top string) (name, version string, err error) {
-	dirName, dirVersion, found := strings.Cut(top, "_")
-	if !found {
-		dirVersion = ""
-	}
-	name = firstOf(o.Name, m.Name, dirName)
-	version = firstOf(o.Version, m.Version, dirVersion)
+// nameAndVersion takes each from the options, else the manifest, else what the
+// source has.
+func nameAndVersion(o Options, m *ParsedManifest, sourceName, sourceVersion string) (name, version string, err error) {
+	name = cmp.Or(o.Name, m.Name, sourceName)
+	version = cmp.Or(o.Version, m.Version, sourceVersion)
 	switch {
 	case name == "":
 		return "", "", fleet.InvalidField("name", "the package has no name: give one, or write \"Name\" into %s", ManifestName)
@@ -166,15 +198,6 @@ func nameAndVersion(o Options, m *ParsedManifest, top string) (name, version str
 		return "", "", fleet.InvalidField("version", "the package's version %q is not valid: use 1 to 64 of 0-9 A-Z a-z . + ~ -", version)
 	}
 	return name, version, nil
-}
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }
 
 // absolute tells whether p is a clean absolute path of a length that Linux takes.

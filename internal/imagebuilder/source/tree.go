@@ -32,6 +32,9 @@ type Entry struct {
 	Size int64
 	// Target is where a symlink points, as written.
 	Target string
+	// Origin is where a file or link came from: 1 for the first of
+	// Package.Origins and so on; 0 where it is the package's own.
+	Origin int
 
 	offset int64 // of a file's content in Tree.data
 }
