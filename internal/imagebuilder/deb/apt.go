@@ -24,12 +24,10 @@ type apt struct {
 	options []string
 }
 
-func newApt(dir string, o Options) (*apt, error) {
-	a := &apt{private: filepath.Join(dir, "apt"), config: o.AptConfig}
-	for _, d := range []string{"", "cache", "etc"} {
-		if err := os.Mkdir(filepath.Join(a.private, d), 0o755); err != nil {
-			return nil, storageError("making apt's state", err)
-		}
+func newApt(private string, o Options) (*apt, error) {
+	a := &apt{private: private, config: o.AptConfig}
+	if err := os.Mkdir(filepath.Join(private, "cache"), 0o755); err != nil {
+		return nil, storageError("making apt's state", err)
 	}
 	if err := os.WriteFile(filepath.Join(a.private, "status"), nil, 0o644); err != nil {
 		return nil, storageError("making apt's state", err)
@@ -178,7 +176,8 @@ func (a *apt) explain(ctx context.Context, wanted []want, out string, err error)
 				providers = append(providers, words[0])
 			}
 		}
-		return invalid("%s is a virtual Debian package: name one of those that provide it: %s", found[1], strings.Join(providers, ", "))
+		slices.Sort(providers)
+		return invalid("%s is a virtual Debian package: name one of those that provide it: %s", found[1], strings.Join(slices.Compact(providers), ", "))
 	}
 	if found := noSuch.FindStringSubmatch(failed.said); found != nil {
 		return invalid("the package lists of this host have no version %s of the Debian package %s: `apt-cache policy %s` lists what there is", found[1], found[2], found[2])

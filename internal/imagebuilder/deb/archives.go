@@ -94,7 +94,7 @@ func (s *archives) download(ctx context.Context, a *apt, all *closure) error {
 		}
 		args := []string{"-o", "Dir::Cache::archives=" + s.dir + "/", "--download-only", "--assume-yes", "--quiet", "install"}
 		for _, r := range all.all {
-			args = append(args, r.Name+"="+r.Version)
+			args = append(args, r.name+"="+r.version)
 		}
 		if _, err := a.run(ctx, "apt-get", args...); err != nil {
 			return downloadError(err)
@@ -104,7 +104,7 @@ func (s *archives) download(ctx context.Context, a *apt, all *closure) error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	return fleet.Errorf(fleet.KindUnavailable, "downloading Debian packages: %s did not come as the package lists say: run `apt-get update` and ask again", missing[0].Name)
+	return fleet.Errorf(fleet.KindUnavailable, "downloading Debian packages: %s did not come as the package lists say: run `apt-get update` and ask again", missing[0].name)
 }
 
 func downloadError(err error) error {
@@ -135,7 +135,7 @@ func (s *archives) find(all *closure) (missing []*record, err error) {
 			missing = append(missing, r)
 		case err != nil:
 			return nil, storageError("reading a downloaded Debian package", err)
-		case sum != r.SHA256:
+		case sum != r.sha256:
 			if err := os.Remove(path); err != nil {
 				return nil, storageError("removing a damaged Debian package", err)
 			}
@@ -154,7 +154,7 @@ func (s *archives) find(all *closure) (missing []*record, err error) {
 // fileName is what apt calls a package's file (apt-pkg/acquire-item.cc: QuoteString with "_:").
 func fileName(r *record) string {
 	quote := strings.NewReplacer("_", "%5f", ":", "%3a")
-	return quote.Replace(r.Name) + "_" + quote.Replace(r.Version) + "_" + quote.Replace(r.Architecture) + ".deb"
+	return quote.Replace(r.name) + "_" + quote.Replace(r.version) + "_" + quote.Replace(r.architecture) + ".deb"
 }
 
 func digest(path string) (string, error) {

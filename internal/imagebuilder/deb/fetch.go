@@ -2,6 +2,7 @@ package deb
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,12 +12,11 @@ import (
 	"syscall"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/imagebuilder/source"
 )
 
 // Options say how packages are fetched.
 type Options struct {
-	// WorkDir is where Result.Dir is made; os.TempDir where empty.
-	WorkDir string
 	// CacheDir keeps what was downloaded, for the next time; made if missing. Where
 	// it is empty nothing is kept.
 	CacheDir string
@@ -35,116 +35,88 @@ const (
 	DefaultMaxBytes   = 1 << 30
 )
 
-// Package is a Debian package that files come from.
-type Package struct {
-	Name, Version, Architecture string
-	// Source is the source package's name.
-	Source string
-	// SHA256 is of the .deb file, as lower-case hex.
-	SHA256 string
-}
-
-// Result is a laid out file system. The caller closes it.
-type Result struct {
-	// Dir is a directory that holds nothing but sysroot/, the file system.
-	Dir string
-	// Name is the first named package's, as a DNS label; Version its version, less the epoch.
-	Name, Version string
-	// Program is the program of a unit of the named packages, or the one that has
-	// the first package's name; "" where there is neither. Args and User are the unit's.
-	Program string
-	Args    []string
-	User    string
-	// Packages are those of which something is kept, by name.
-	Packages []Package
-	// Origins tells of every file and link, by its path relative to sysroot, from
-	// which of Packages (by index) it is. What is not in it was made here.
-	Origins map[string]int
-	// Warnings are what was found and let pass.
-	Warnings []string
-}
-
-// Close removes Dir.
-func (r Result) Close() error { return os.RemoveAll(r.Dir) }
-
 // Fetch resolves, downloads and unpacks the named packages, each a name or
-// name=version. Where it fails nothing is left.
+// name=version, into dir, which must be there and empty: it becomes the root file
+// system. Name and version of the result are the first package's, the version
+// less its epoch; its manifest says how a unit of that package runs it, or names
+// the program that is called as the package is, or nothing.
 //
-// KindInvalid, with the field deb: a name that is unknown, virtual or for another
-// architecture, or dependencies that can't be satisfied. KindUnavailable: apt, its lists or the archive can't be
-// reached. KindCapacity: the disk is full.
-func Fetch(ctx context.Context, names []string, o Options) (r Result, err error) {
+// Where it fails, what lies in dir is the caller's to remove; while it runs there
+// is a directory of apt's beside dir.
+//
+// KindInvalid, mostly with the field deb: a name that is unknown, virtual or for
+// another architecture, dependencies that can't be satisfied, an archive that is not signed.
+// KindUnavailable: apt, its lists or the archive can't be reached. KindCapacity: the disk is full.
+func Fetch(ctx context.Context, dir string, names []string, o Options) (_ source.Laid, err error) {
 	wanted, err := checkNames(names)
 	if err != nil {
-		return Result{}, err
+		return source.Laid{}, err
 	}
-	r.Dir, err = os.MkdirTemp(o.WorkDir, "deb-*")
+	private, err := os.MkdirTemp(filepath.Dir(dir), "apt-*")
 	if err != nil {
-		return Result{}, storageError("making room for Debian packages", err)
+		return source.Laid{}, storageError("making room for Debian packages", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, r.Close())
-			r = Result{}
-		}
-	}()
-	a, err := newApt(r.Dir, o)
+	defer func() { err = errors.Join(err, storageError("removing apt's state", os.RemoveAll(private))) }()
+	a, err := newApt(private, o)
 	if err != nil {
-		return r, err
+		return source.Laid{}, err
 	}
 	all, err := a.resolve(ctx, wanted)
 	if err != nil {
-		return r, err
+		return source.Laid{}, err
 	}
-	store, err := openArchives(o, a.private)
+	store, err := openArchives(o, private)
 	if err != nil {
-		return r, err
+		return source.Laid{}, err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
 	if err := store.download(ctx, a, all); err != nil {
-		return r, err
+		return source.Laid{}, err
 	}
-	if err := r.lay(ctx, wanted, all, o); err != nil {
-		return r, storageError("unpacking Debian packages", err)
-	}
-	// What is only apt's own business is nothing of the result.
-	return r, storageError("removing apt's state", os.RemoveAll(a.private))
+	laid, err := lay(ctx, dir, wanted, all, o)
+	return laid, storageError("unpacking Debian packages", err)
 }
 
 // lay unpacks, selects and completes the file system.
-func (r *Result) lay(ctx context.Context, wanted []want, all *closure, o Options) error {
-	sysroot := filepath.Join(r.Dir, "sysroot")
-	if err := os.Mkdir(sysroot, 0o755); err != nil {
-		return err
-	}
-	t, err := newTree(sysroot, maxBytes(o)*8)
+func lay(ctx context.Context, dir string, wanted []want, all *closure, o Options) (source.Laid, error) {
+	t, err := newTree(dir, maxBytes(o)*8)
 	if err != nil {
-		return err
+		return source.Laid{}, err
 	}
 	defer t.close()
 	s := &selection{tree: t, all: all, unpacked: map[string]bool{}, sought: map[string]bool{}}
 	if err := s.run(ctx, wanted); err != nil {
-		return err
+		return source.Laid{}, err
 	}
-	first := all.byName[wanted[0].name]
-	r.Name, r.Version = label(first.Name), withoutEpoch(first.Version)
 	units := s.units()
-	r.Program, r.Args, r.User = s.program(units)
+	manifest, err := s.manifest(units)
+	if err != nil {
+		return source.Laid{}, err
+	}
 	if err := s.complete(units); err != nil {
-		return err
+		return source.Laid{}, err
 	}
 	if err := t.finish(); err != nil {
-		return err
+		return source.Laid{}, err
 	}
-	r.Packages, r.Origins = t.origins()
-	r.Warnings = s.warnings
-	return nil
+	first := all.byName[wanted[0].name]
+	laid := source.Laid{Name: first.name, Version: withoutEpoch(first.version), Manifest: manifest, Warnings: s.warnings}
+	laid.Origins, laid.Origin = t.origins()
+	return laid, nil
 }
 
-// label makes a Debian name a DNS label: the dots and pluses are no part of one.
-func label(name string) string {
-	name = strings.NewReplacer(".", "-", "+", "-").Replace(name)
-	return strings.Trim(name[:min(len(name), 63)], "-")
+// manifest is what the packages themselves say about how they run.
+func (s *selection) manifest(units []unit) ([]byte, error) {
+	program, args, user := s.program(units)
+	if program == "" {
+		return nil, nil
+	}
+	m := struct {
+		Program string
+		Args    []string
+		User    string `json:",omitempty"`
+	}{program, append([]string{program}, args...), user}
+	return json.Marshal(m)
 }
 
 func withoutEpoch(version string) string {

@@ -100,7 +100,7 @@ var dataOf = map[string][]string{
 // data keeps what dataOf names.
 func (s *selection) data(ctx context.Context) error {
 	for _, r := range s.all.all {
-		if dirs, ok := dataOf[r.Name]; !ok || slices.Contains(s.whole, r) || !s.wantedBy(r) {
+		if dirs, ok := dataOf[r.name]; !ok || slices.Contains(s.whole, r) || !s.wantedBy(r) {
 			continue
 		} else if err := s.unpack(ctx, r); err != nil {
 			return err

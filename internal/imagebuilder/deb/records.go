@@ -11,8 +11,10 @@ import (
 
 // record is what the archive says of a package.
 type record struct {
-	Package
-	size int64
+	name, version, architecture string
+	// source is the source package's name; sha256 the file's, as lower-case hex.
+	source, sha256 string
+	size           int64
 	// depends are groups of alternatives, Pre-Depends included.
 	depends [][]string
 	// provides are virtual packages.
@@ -49,7 +51,7 @@ func readClosure(exact []string, text string) (*closure, error) {
 		if r == nil {
 			continue
 		}
-		if key := r.Name + "=" + r.Version; known[key] == nil { // the first source of a version is the one that apt takes
+		if key := r.name + "=" + r.version; known[key] == nil { // the first source of a version is the one that apt takes
 			known[key] = r
 		}
 	}
@@ -59,7 +61,7 @@ func readClosure(exact []string, text string) (*closure, error) {
 			return nil, fleet.Errorf(fleet.KindUnavailable, "apt has no record of %s: run `apt-get update` and ask again", key)
 		}
 		c.all = append(c.all, r)
-		c.byName[r.Name] = r
+		c.byName[r.name] = r
 		for _, virtual := range r.provides {
 			c.providers[virtual] = append(c.providers[virtual], r)
 		}
@@ -78,19 +80,19 @@ func readRecord(paragraph string) (*record, error) {
 		value = strings.TrimSpace(value)
 		switch key {
 		case "Package":
-			r.Name = value
+			r.name = value
 		case "Version":
-			r.Version = value
+			r.version = value
 		case "Architecture":
-			r.Architecture = value
+			r.architecture = value
 		case "Source":
-			r.Source, _, _ = strings.Cut(value, " ")
+			r.source, _, _ = strings.Cut(value, " ")
 		case "SHA256":
-			r.SHA256 = value
+			r.sha256 = value
 		case "Size":
 			n, err := strconv.ParseInt(value, 10, 64)
 			if err != nil || n < 0 {
-				return nil, fleet.Errorf(fleet.KindUnavailable, "the archive says that %s has %q bytes: run `apt-get update` and ask again", r.Name, value)
+				return nil, fleet.Errorf(fleet.KindUnavailable, "the archive says that %s has %q bytes: run `apt-get update` and ask again", r.name, value)
 			}
 			r.size = n
 		case "Depends", "Pre-Depends":
@@ -101,14 +103,14 @@ func readRecord(paragraph string) (*record, error) {
 			}
 		}
 	}
-	if r.Name == "" {
+	if r.name == "" {
 		return nil, nil
 	}
-	if r.Source == "" {
-		r.Source = r.Name
+	if r.source == "" {
+		r.source = r.name
 	}
-	if !digestPattern.MatchString(r.SHA256) {
-		return nil, fleet.Errorf(fleet.KindInvalid, "the archive has no SHA-256 of %s %s: its package lists must have that field", r.Name, r.Version)
+	if !digestPattern.MatchString(r.sha256) {
+		return nil, fleet.Errorf(fleet.KindInvalid, "the archive has no SHA-256 of %s %s: its package lists must have that field", r.name, r.version)
 	}
 	return r, nil
 }
@@ -149,7 +151,7 @@ func (c *closure) dependencies(r *record) []*record {
 }
 
 func isLibrary(r *record) int {
-	if strings.HasPrefix(r.Name, "lib") {
+	if strings.HasPrefix(r.name, "lib") {
 		return 1
 	}
 	return 0

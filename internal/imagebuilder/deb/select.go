@@ -32,10 +32,10 @@ func (s *selection) run(ctx context.Context, wanted []want) error {
 	}
 	sources := map[string]bool{}
 	for _, r := range named {
-		sources[r.Source] = true
+		sources[r.source] = true
 	}
 	for _, r := range s.all.all {
-		if sources[r.Source] && !slices.Contains(named, r) {
+		if sources[r.source] && !slices.Contains(named, r) {
 			named = append(named, r)
 		}
 	}
@@ -95,10 +95,10 @@ func (s *selection) holdsSomething(r *record) bool {
 }
 
 func (s *selection) unpack(ctx context.Context, r *record) error {
-	if s.unpacked[r.Name] {
+	if s.unpacked[r.name] {
 		return nil
 	}
-	s.unpacked[r.Name] = true
+	s.unpacked[r.name] = true
 	return s.tree.unpack(ctx, r)
 }
 
@@ -199,7 +199,7 @@ func (s *selection) provide(ctx context.Context, missing *elfdeps.Missing) (bool
 			continue
 		}
 		seen[r] = true
-		if !s.unpacked[r.Name] {
+		if !s.unpacked[r.name] {
 			if err := s.unpack(ctx, r); err != nil {
 				return false, err
 			}

@@ -1,6 +1,7 @@
 package deb
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -101,7 +102,7 @@ func (t *tree) makeFile(name, content string) error {
 	if err != nil || t.nodes[p] != nil {
 		return err
 	}
-	if err := t.root.WriteFile(p, []byte(content), 0o644); err != nil {
+	if err := errors.Join(t.root.WriteFile(p, []byte(content), 0o644), t.root.Chmod(p, 0o644)); err != nil { // whatever the umask
 		return err
 	}
 	t.nodes[p] = &node{kind: source.File, mode: 0o644, keep: true}
@@ -279,8 +280,8 @@ func (t *tree) finish() error {
 		case !n.keep:
 			delete(t.nodes, p)
 			err = t.root.Remove(p)
-		case n.kind == source.Directory && p != "":
-			err = t.root.Chmod(p, fileMode(n.mode|0o700))
+		case n.kind == source.Directory:
+			err = t.root.Chmod(cmp.Or(p, "."), fileMode(n.mode|0o700))
 		}
 		if err != nil {
 			return err
@@ -297,26 +298,27 @@ func parent(p string) string {
 }
 
 // origins lists the packages of which something is there, and which file and link is of which.
-func (t *tree) origins() ([]Package, map[string]int) {
+func (t *tree) origins() ([]source.Origin, map[string]int) {
 	from := map[string]*record{}
 	for _, n := range t.nodes {
 		if n.from != nil && n.kind != source.Directory {
-			from[n.from.Name] = n.from
+			from[n.from.name] = n.from
 		}
 	}
-	var packages []Package
+	var origins []source.Origin
 	index := map[string]int{}
 	for _, name := range slices.Sorted(maps.Keys(from)) {
-		index[name] = len(packages)
-		packages = append(packages, from[name].Package)
+		r := from[name]
+		index[name] = len(origins)
+		origins = append(origins, source.Origin{Type: source.OriginDeb, Name: r.name, Version: r.version, Digest: r.sha256})
 	}
-	origins := map[string]int{}
+	of := map[string]int{}
 	for p, n := range t.nodes {
 		if n.from != nil && n.kind != source.Directory {
-			origins[p] = index[n.from.Name]
+			of[p] = index[n.from.name]
 		}
 	}
-	return packages, origins
+	return origins, of
 }
 
 // fileMode is a mode of Unix as Go has it.

@@ -1,14 +1,11 @@
 package deb
 
 import (
-	"cmp"
 	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-
-	"dormouse/internal/imagebuilder/source"
 )
 
 // unit is a service of systemd (systemd.service(5), systemd.exec(5)), as far as it can be followed here.
@@ -28,7 +25,7 @@ func (u unit) last(key string) string {
 // maxUnit bounds what is read of a file that says how something runs.
 const maxUnit = 256 << 10
 
-// units reads the services of the whole packages, those of the first package's name first.
+// units reads the services of the whole packages, by name.
 func (s *selection) units() []unit {
 	const dir = "usr/lib/systemd/system"
 	names, err := s.tree.ReadDir(dir)
@@ -44,15 +41,6 @@ func (s *selection) units() []unit {
 			units = append(units, unit{strings.TrimSuffix(name, ".service"), readUnit(text)})
 		}
 	}
-	mine := func(u unit) int {
-		for i, r := range s.whole {
-			if u.name == r.Name {
-				return i
-			}
-		}
-		return len(s.whole)
-	}
-	slices.SortStableFunc(units, func(x, y unit) int { return cmp.Compare(mine(x), mine(y)) })
 	return units
 }
 
@@ -99,38 +87,60 @@ func readUnit(text string) map[string][]string {
 var plainWord = regexp.MustCompile(`^[^$%"'\\;]+$`)
 
 // program returns what the first unit runs whose ExecStart is a plain command of
-// a whole package and stays in the foreground; else the program of a named
-// package's name; else nothing.
+// the named package's and stays in the foreground; else the program that is called
+// as the package is; else nothing.
 func (s *selection) program(units []unit) (program string, args []string, user string) {
-	for _, u := range units {
-		starts := u.keys["ExecStart"]
-		if len(starts) != 1 || u.last("Type") == "forking" || u.last("Type") == "oneshot" {
-			continue
-		}
-		words := strings.Fields(strings.TrimLeft(starts[0], "-:"))
-		if slices.ContainsFunc(words, func(w string) bool { return !plainWord.MatchString(w) }) {
-			continue
-		}
-		if p := words[0]; s.isProgram(p) {
-			return p, words[1:], u.last("User")
+	var mine []*record // the first package, then those of its source
+	for _, r := range s.whole {
+		if r.source == s.whole[0].source {
+			mine = append(mine, r)
 		}
 	}
-	for _, r := range s.whole {
+	for _, r := range mine {
+		for _, u := range units {
+			if u.name != r.name {
+				continue
+			}
+			if words := u.command(); len(words) > 0 && s.isProgram(words[0], mine) {
+				return words[0], words[1:], u.last("User")
+			}
+		}
+	}
+	for _, r := range mine {
 		for _, dir := range []string{"/usr/sbin/", "/usr/bin/", "/usr/games/"} {
-			if s.isProgram(dir + r.Name) {
-				return dir + r.Name, nil, ""
+			if s.isProgram(dir+r.name, mine) {
+				return dir + r.name, nil, ""
 			}
 		}
 	}
 	return "", nil, ""
 }
 
-func (s *selection) isProgram(name string) bool {
-	if !path.IsAbs(name) {
+// command returns what the unit starts; nil where that can't be taken as it is.
+func (u unit) command() []string {
+	starts := u.keys["ExecStart"]
+	if len(starts) != 1 || u.last("Type") == "forking" || u.last("Type") == "oneshot" {
+		return nil
+	}
+	words := strings.Fields(strings.TrimLeft(starts[0], "-:"))
+	if slices.ContainsFunc(words, func(w string) bool { return !plainWord.MatchString(w) }) {
+		return nil
+	}
+	return words
+}
+
+// isProgram tells whether name is an ELF file that can be started, of one of the packages.
+func (s *selection) isProgram(name string, of []*record) bool {
+	if !path.IsAbs(name) || path.Clean(name) != name {
 		return false
 	}
-	n := s.tree.nodes[s.tree.file(name)]
-	return n != nil && n.kind == source.File && n.mode&0o111 != 0 && n.from != nil && slices.Contains(s.whole, n.from)
+	p := s.tree.file(name)
+	if p == "" {
+		return false
+	}
+	n := s.tree.nodes[p]
+	is, err := s.tree.elfMagic(p)
+	return err == nil && is && n.mode&0o111 != 0 && slices.Contains(of, n.from)
 }
 
 // directories makes those that units and tmpfiles.d would have made at a start.

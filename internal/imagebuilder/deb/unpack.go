@@ -29,7 +29,7 @@ func (t *tree) unpack(ctx context.Context, r *record) error {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return fleet.Errorf(fleet.KindUnavailable, "unpacking %s: %w: `apt-get install dpkg` brings dpkg-deb", r.Name, err)
+		return fleet.Errorf(fleet.KindUnavailable, "unpacking %s: %w: `apt-get install dpkg` brings dpkg-deb", r.name, err)
 	}
 	err = t.readTar(ctx, r, out)
 	if err == nil {
@@ -38,7 +38,7 @@ func (t *tree) unpack(ctx context.Context, r *record) error {
 		_ = cmd.Process.Kill() // it would wait for us to read on
 	}
 	if wait := cmd.Wait(); err == nil && wait != nil {
-		err = fleet.Errorf(fleet.KindInvalid, "unpacking the Debian package %s %s: %w: %s", r.Name, r.Version, wait, strings.TrimSpace(said.String()))
+		err = fleet.Errorf(fleet.KindInvalid, "unpacking the Debian package %s %s: %w: %s", r.name, r.version, wait, strings.TrimSpace(said.String()))
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -54,13 +54,13 @@ func (t *tree) readTar(ctx context.Context, r *record, in io.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return fleet.Errorf(fleet.KindInvalid, "unpacking the Debian package %s %s: %w", r.Name, r.Version, err)
+			return fleet.Errorf(fleet.KindInvalid, "unpacking the Debian package %s %s: %w", r.name, r.version, err)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if err := t.add(r, h, reader); err != nil {
-			return fmt.Errorf("unpacking the Debian package %s %s: %w", r.Name, r.Version, err)
+			return fmt.Errorf("unpacking the Debian package %s %s: %w", r.name, r.version, err)
 		}
 	}
 }
