@@ -123,12 +123,11 @@ func (s *Suite) Workspace(t testing.TB, version string) string {
 	})
 }
 
-// Debian returns a package directory of a program from the distribution's archive.
-func (s *Suite) Debian(t testing.TB, name string) string {
+// Daemon returns a package archive of a program of Debian's, with what
+// examples/daemons/NAME lays over it.
+func (s *Suite) Daemon(t testing.TB, name string) string {
 	t.Helper()
-	return s.made(t, "debian-"+name, func(all *tools, dir string) error {
-		return all.script("package-deb.sh", dir, name)
-	})
+	return s.made(t, "daemon-"+name, func(all *tools, dir string) error { return all.daemon(name, dir) }) + "/" + daemonArchive
 }
 
 // Program returns a package directory with a static program of the module and

@@ -2,11 +2,12 @@
 // directory of a package.manifest: what a provisioner does when it is asked for
 // the same. It is for tests, and for looking at what would come.
 //
-// Usage: debpack OUT.tar OVERLAY NAME...   ("" is no overlay)
+// Usage: debpack OUT.tar.gz OVERLAY NAME...   ("" is no overlay)
 package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ import (
 
 func main() {
 	if len(os.Args) < 4 {
-		fmt.Fprintln(os.Stderr, "usage: debpack OUT.tar OVERLAY NAME...")
+		fmt.Fprintln(os.Stderr, "usage: debpack OUT.tar.gz OVERLAY NAME...")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -66,8 +67,9 @@ func run(ctx context.Context, out, overlay string, names []string) (err error) {
 	if err != nil {
 		return err
 	}
-	digest, size, err := p.WriteCanonical(ctx, f)
-	if err := errors.Join(err, f.Close()); err != nil {
+	zipped := gzip.NewWriter(f)
+	digest, size, err := p.WriteCanonical(ctx, zipped)
+	if err := errors.Join(err, zipped.Close(), f.Close()); err != nil {
 		return err
 	}
 	for _, origin := range p.Origins {
