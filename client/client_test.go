@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mime"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"strings"
@@ -296,7 +298,7 @@ func TestPackageUploads(t *testing.T) {
 		require.Equal(t, "p", p.ID)
 		require.Equal(t, "content", f.seen()[0].body)
 		require.Equal(t, "content", f.seen()[1].body)
-		require.Equal(t, "application/gzip", f.seen()[0].header.Get("Content-Type"))
+		require.Equal(t, "application/octet-stream", f.seen()[0].header.Get("Content-Type"))
 	})
 	t.Run("TriesAStreamOnce", func(t *testing.T) {
 		t.Parallel()
@@ -313,6 +315,47 @@ func TestPackageUploads(t *testing.T) {
 		}})
 		require.ErrorContains(t, err, "the disk is gone")
 		require.False(t, IsUnreachable(err))
+	})
+	t.Run("LaysAnOverlayOver", func(t *testing.T) {
+		t.Parallel()
+		f := newFake(t, hangUp, answer(201, Package{ID: "p"}))
+		opened := func(body string) func() (io.ReadCloser, error) {
+			return func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
+		}
+		_, err := newClient(t, f.URL, hurried()).Packages.Create(t.Context(),
+			NewPackage{Content: strings.NewReader("the source"), Overlay: opened("the overlay"), FileName: "server", Kernel: "nanos", Force: true})
+		require.NoError(t, err)
+		for _, asked := range f.seen() {
+			_, params, err := mime.ParseMediaType(asked.header.Get("Content-Type"))
+			require.NoError(t, err)
+			form := multipart.NewReader(strings.NewReader(asked.body), params["boundary"])
+			for _, want := range []string{"overlay", "source"} {
+				part, err := form.NextPart()
+				require.NoError(t, err)
+				require.Equal(t, want, part.FormName())
+				body, err := io.ReadAll(part)
+				require.NoError(t, err)
+				require.Equal(t, "the "+want, string(body))
+			}
+			require.Equal(t, "/api/v1/packages?filename=server&force=true&kernel=nanos", asked.uri)
+		}
+	})
+	t.Run("NamesWhatIsElsewhere", func(t *testing.T) {
+		t.Parallel()
+		f := newFake(t, answer(201, Package{ID: "p"}))
+		packages := newClient(t, f.URL, hurried()).Packages
+		_, err := packages.Create(t.Context(), NewPackage{OCI: "ghcr.io/x/y:1"})
+		require.NoError(t, err)
+		_, err = packages.Create(t.Context(), NewPackage{Deb: []string{"a", "b"}, Overlay: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("o")), nil }})
+		require.NoError(t, err)
+		seen := f.seen()
+		require.Equal(t, []string{"/api/v1/packages?oci=ghcr.io%2Fx%2Fy%3A1", "", ""}, []string{seen[0].uri, seen[0].body, seen[0].header.Get("Content-Type")})
+		require.Equal(t, []string{"/api/v1/packages?deb=a&deb=b", "o", "application/octet-stream"}, []string{seen[1].uri, seen[1].body, seen[1].header.Get("Content-Type")})
+		_, err = packages.Create(t.Context(), NewPackage{OCI: "x", Content: strings.NewReader("y")})
+		require.ErrorContains(t, err, "not both")
+		broken := func() (io.ReadCloser, error) { return nil, errors.New("the manifest is gone") }
+		_, err = packages.Create(t.Context(), NewPackage{Content: strings.NewReader("y"), Overlay: broken})
+		require.ErrorContains(t, err, "the manifest is gone")
 	})
 	t.Run("NothingToSend", func(t *testing.T) {
 		t.Parallel()

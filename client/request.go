@@ -43,6 +43,8 @@ type request struct {
 	// body is JSON; open gives a stream instead, once per attempt.
 	body []byte
 	open func() (io.ReadCloser, error)
+	// streamType is the Content-Type of what open gives.
+	streamType string
 	// timeout bounds one attempt; 0 is Options.Timeout, negative is none.
 	timeout  time.Duration
 	attempts int
@@ -155,7 +157,7 @@ func (c *Client) send(attempt, ctx context.Context, r request) (*http.Response, 
 	req.Header.Set("Accept", "application/json, application/problem+json, text/plain")
 	switch {
 	case stream != nil:
-		req.Header.Set("Content-Type", "application/gzip")
+		req.Header.Set("Content-Type", r.streamType)
 		// A server that refuses says so before megabytes are sent.
 		req.Header.Set("Expect", "100-continue")
 	case r.method == http.MethodPatch:

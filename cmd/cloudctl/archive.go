@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -16,9 +17,12 @@ import (
 
 // source is where a package's content is read from, as often as it must be sent.
 type source struct {
+	path string
 	open func() (io.ReadCloser, error)
-	mu   sync.Mutex
-	err  error
+	// fileName is what the file is called; "" of a directory.
+	fileName string
+	mu       sync.Mutex
+	err      error
 }
 
 // failed returns why reading the content failed; nil if it did not. It tells
@@ -38,33 +42,79 @@ func packageSource(path string) (*source, error) {
 		return nil, usagef("reading the package: %w", err)
 	}
 	if info.IsDir() {
-		if _, err := os.Stat(filepath.Join(path, manifestName)); err != nil {
+		if !holds(path, manifestName) && !holds(path, "oci-layout") {
 			return nil, usagef("%s is no package: it has no %s; write one as the examples do", path, manifestName)
 		}
-		s := &source{}
-		s.open = func() (io.ReadCloser, error) { return s.pack(path), nil }
-		return s, nil
+		return packed(path), nil
 	}
 	if !info.Mode().IsRegular() {
-		return nil, usagef("%s is neither a directory nor a .tar.gz", path)
+		return nil, usagef("%s is neither a directory nor a file: give a program, an archive, or a directory with a %s", path, manifestName)
 	}
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, usagef("reading the package: %w", err)
 	}
 	defer file.Close()
-	magic := make([]byte, 2)
-	if _, err := io.ReadFull(file, magic); err != nil || magic[0] != 0x1f || magic[1] != 0x8b {
-		return nil, usagef("%s is neither a directory nor a .tar.gz: give a directory with a %s, or that directory packed with tar -cz", path, manifestName)
+	head := make([]byte, 512)
+	n, err := io.ReadFull(file, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, usagef("reading the package: %w", err)
 	}
-	return &source{open: func() (io.ReadCloser, error) { return os.Open(path) }}, nil
+	if !isSource(head[:n]) {
+		return nil, usagef("%s is neither a program for Linux (ELF) nor a tar archive: give one, or a directory with a %s", path, manifestName)
+	}
+	return &source{path: path, fileName: filepath.Base(path), open: func() (io.ReadCloser, error) { return os.Open(path) }}, nil
 }
 
-// pack streams a directory as tar.gz. Closing the reader ends the packing.
-func (s *source) pack(dir string) io.ReadCloser {
+// isSource tells by its first bytes whether a file is worth sending; the server looks closer.
+func isSource(head []byte) bool {
+	for _, magic := range []string{"\x7fELF", "\x1f\x8b", "\x28\xb5\x2f\xfd"} { // a program, gzip, zstd
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return true
+		}
+	}
+	_, err := tar.NewReader(bytes.NewReader(head)).Next()
+	return len(head) == 512 && err == nil
+}
+
+func holds(dir, name string) bool {
+	_, err := os.Stat(filepath.Join(dir, name))
+	return err == nil
+}
+
+// overlaySource looks at what is to be laid over a source: a directory with a
+// manifest, or the manifest alone.
+func overlaySource(path string) (*source, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, usagef("reading the manifest: %w", err)
+	}
+	if !info.IsDir() {
+		s := &source{path: path}
+		s.open = func() (io.ReadCloser, error) {
+			return s.piped(func(w io.Writer) error { return writeManifest(w, path) }), nil
+		}
+		return s, nil
+	}
+	if !holds(path, manifestName) {
+		return nil, usagef("%s has no %s to lay over the source: write one, or name the file", path, manifestName)
+	}
+	return packed(path), nil
+}
+
+func packed(dir string) *source {
+	s := &source{path: dir}
+	s.open = func() (io.ReadCloser, error) {
+		return s.piped(func(w io.Writer) error { return writeArchive(w, dir) }), nil
+	}
+	return s
+}
+
+// piped streams what write writes. Closing the reader ends the writing.
+func (s *source) piped(write func(io.Writer) error) io.ReadCloser {
 	r, w := io.Pipe()
 	go func() {
-		err := writeArchive(w, dir)
+		err := write(w)
 		if err != nil && !errors.Is(err, io.ErrClosedPipe) {
 			s.mu.Lock()
 			s.err = err
@@ -73,6 +123,21 @@ func (s *source) pack(dir string) io.ReadCloser {
 		_ = w.CloseWithError(err) // always nil
 	}()
 	return r
+}
+
+// writeManifest writes the archive of a directory that holds a manifest only.
+func writeManifest(w io.Writer, path string) error {
+	body, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	zipped := gzip.NewWriter(w)
+	archive := tar.NewWriter(zipped)
+	err = archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: manifestName, Mode: 0o644, Size: int64(len(body)), ModTime: time.Unix(0, 0)})
+	if err == nil {
+		_, err = archive.Write(body)
+	}
+	return errors.Join(err, closeAll(err, archive, zipped))
 }
 
 // writeArchive writes a directory as tar.gz in one canonical form: entries in

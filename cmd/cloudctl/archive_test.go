@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,7 +77,7 @@ func TestPackageCreate(t *testing.T) {
 	require.NoError(t, writeArchive(&want, dir))
 	file := filepath.Join(t.TempDir(), "package.tar.gz")
 	require.NoError(t, os.WriteFile(file, want.Bytes(), 0o644))
-	for _, path := range []string{dir, file} {
+	for path, query := range map[string]string{dir: "name=web&version=1", file: "filename=package.tar.gz&name=web&version=1"} {
 		f := newFake(t, map[string]http.HandlerFunc{"POST /packages": inTurn(
 			func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 			answer(201, client.Package{ID: "pk1", Name: "web", Version: "1", Digest: "d", Warnings: []string{"imports fork"}}))})
@@ -87,7 +88,7 @@ func TestPackageCreate(t *testing.T) {
 		asked := f.asked()
 		require.Len(t, asked, 2)
 		for _, a := range asked {
-			require.Equal(t, "name=web&version=1", a.query)
+			require.Equal(t, query, a.query)
 			require.Equal(t, want.String(), a.body)
 		}
 	}
@@ -104,12 +105,66 @@ func TestPackageCreateRefusesWhatIsNoPackage(t *testing.T) {
 	defer l.Close()
 	for path, says := range map[string]string{
 		t.TempDir(): "it has no package.manifest",
-		text:        "neither a directory nor a .tar.gz",
-		os.DevNull:  "neither a directory nor a .tar.gz",
+		text:        "neither a program for Linux (ELF) nor a tar archive",
+		os.DevNull:  "neither a directory nor a file",
 		withSocket:  "s is a socket",
 	} {
 		r := newRun(f.URL)
 		require.Equal(t, exitUsage, r.app.main(t.Context(), []string{"package", "create", path}), r.err)
+		require.Contains(t, r.err.String(), says)
+	}
+}
+
+func TestPackageCreateFromElsewhere(t *testing.T) {
+	t.Parallel()
+	dir := tree(t, 0)
+	var packed bytes.Buffer
+	require.NoError(t, writeArchive(&packed, dir))
+	alone := filepath.Join(t.TempDir(), "server.manifest")
+	require.NoError(t, os.WriteFile(alone, []byte(`{"Ports": [80]}`), 0o600))
+	program := filepath.Join(t.TempDir(), "server")
+	require.NoError(t, os.WriteFile(program, []byte("\x7fELF and so on"), 0o755))
+	f := newFake(t, map[string]http.HandlerFunc{"POST /packages": answer(201, client.Package{ID: "pk1", Name: "web", Version: "1"})})
+	last := func() request { all := f.asked(); return all[len(all)-1] }
+
+	require.Equal(t, exitDone, newRun(f.URL).app.main(t.Context(), []string{"package", "create", "--oci", "ghcr.io/x/y:1", "--force", "--kernel", "linux"}))
+	require.Equal(t, "force=true&kernel=linux&oci=ghcr.io%2Fx%2Fy%3A1", last().query)
+	require.Empty(t, last().body)
+	require.Equal(t, exitDone, newRun(f.URL).app.main(t.Context(), []string{"package", "create", "--deb", "a", "--deb", "b", "--manifest", dir}))
+	require.Equal(t, "deb=a&deb=b", last().query)
+	require.Equal(t, packed.String(), last().body)
+
+	require.Equal(t, exitDone, newRun(f.URL).app.main(t.Context(), []string{"package", "create", program, "--manifest", alone}))
+	require.Equal(t, "filename=server", last().query)
+	first, rest, found := strings.Cut(last().body, "\r\n\r\n")
+	require.True(t, found)
+	require.Contains(t, first, `name="overlay"`)
+	zipped, err := gzip.NewReader(strings.NewReader(rest))
+	require.NoError(t, err)
+	archive := tar.NewReader(zipped)
+	h, err := archive.Next()
+	require.NoError(t, err)
+	require.Equal(t, "package.manifest", h.Name)
+	body, err := io.ReadAll(archive)
+	require.NoError(t, err)
+	require.Equal(t, `{"Ports": [80]}`, string(body))
+	require.Contains(t, rest, "\x7fELF and so on")
+
+	var plain bytes.Buffer
+	w := tar.NewWriter(&plain)
+	require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "x"}))
+	require.NoError(t, w.Close())
+	tarFile := filepath.Join(t.TempDir(), "x.tar")
+	require.NoError(t, os.WriteFile(tarFile, plain.Bytes(), 0o600))
+	require.Equal(t, exitDone, newRun(f.URL).app.main(t.Context(), []string{"package", "create", tarFile}))
+	require.Equal(t, plain.String(), last().body)
+
+	for says, args := range map[string][]string{
+		"no source is named": nil, "one source": {dir, "--oci", "x"}, "a package has one source": {dir, dir}, "either": {"--oci", "x", "--deb", "y"},
+		"has no package.manifest": {program, "--manifest", t.TempDir()}, "no such file": {program, "--manifest", "/does/not/exist"},
+	} {
+		r := newRun(f.URL)
+		require.Equal(t, exitUsage, r.app.main(t.Context(), append([]string{"package", "create"}, args...)), says)
 		require.Contains(t, r.err.String(), says)
 	}
 }

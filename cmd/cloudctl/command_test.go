@@ -27,7 +27,7 @@ func TestPromisedCommandLine(t *testing.T) {
 		"cluster get":            "",
 		"cluster check":          "set wait timeout",
 		"cluster delete":         "wait timeout",
-		"package create":         "name version",
+		"package create":         "name version manifest oci deb kernel force",
 		"package list":           "",
 		"package get":            "",
 		"package delete":         "",

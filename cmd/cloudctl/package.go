@@ -18,29 +18,61 @@ func (a *app) packageCommand() *cobra.Command {
 
 func (a *app) packageCreate() *cobra.Command {
 	var in client.NewPackage
+	var manifest string
 	cmd := &cobra.Command{
-		Use: "create PATH", Short: "Upload a package from a directory or a .tar.gz", Args: one("PATH"),
-		Long: `Upload a package. PATH is a directory that holds a package.manifest, or such a
-directory as a .tar.gz (or .tgz), which is sent as it is.
+		Use: "create [SOURCE]", Short: "Make a package of a program, a directory, a container image or Debian's packages", Args: cobra.ArbitraryArgs,
+		Long: `Make a package. SOURCE is one of
+  - a program for Linux on x86-64 (an ELF file);
+  - a directory that holds a package.manifest, or such a directory as a tar,
+    also compressed with gzip or zstd: packages of OPS are such tars;
+  - a container image as an archive: an OCI image layout, or what docker save
+    writes.
+Instead of SOURCE, --oci names an image in a registry, which the server pulls
+without credentials, and --deb a package of Debian's, which it fetches with all
+that it depends on.
+
+--manifest lays a package.manifest, or a directory with one, over any source:
+its keys win, and its files (sysroot, Files, Dirs, MapDirs) are placed on top.
 
 A directory is packed so that the same files always give the same package: in
-order of their names, without owners and times. Uploading the same package
+order of their names, without owners and times. Making the same package
 twice changes nothing; other content under the same name and version is refused.`,
 		Example: `  cloudctl package create ./examples/workspace
-  cloudctl package create workspace-1.1.tar.gz --name workspace --version 1.1`,
+  cloudctl package create workspace-1.1.tar.gz --name workspace --version 1.1
+  cloudctl package create ./server --manifest server.manifest
+  docker save web:1.4 | gzip > web.tar.gz && cloudctl package create web.tar.gz
+  cloudctl package create --oci ghcr.io/example/web:1.4 --manifest ./web-settings
+  cloudctl package create --deb mosquitto --manifest ./mosquitto-settings --kernel nanos`,
 		RunE: a.run(func(ctx context.Context, args []string) error {
-			open, err := packageSource(args[0])
-			if err != nil {
+			var local []*source
+			if err := oneSource(args, in); err != nil {
 				return err
 			}
-			in.Reopen = open.open
+			if len(args) == 1 {
+				open, err := packageSource(args[0])
+				if err != nil {
+					return err
+				}
+				in.Reopen, in.FileName = open.open, open.fileName
+				local = append(local, open)
+			}
+			if manifest != "" {
+				open, err := overlaySource(manifest)
+				if err != nil {
+					return err
+				}
+				in.Overlay = open.open
+				local = append(local, open)
+			}
 			c, err := a.connect()
 			if err != nil {
 				return err
 			}
 			p, err := c.Packages.Create(ctx, in)
-			if local := open.failed(); local != nil {
-				return usagef("packing %s: %w", args[0], local)
+			for _, s := range local {
+				if failed := s.failed(); failed != nil {
+					return usagef("packing %s: %w", s.path, failed)
+				}
 			}
 			if err != nil {
 				return err
@@ -53,7 +85,30 @@ twice changes nothing; other content under the same name and version is refused.
 	}
 	cmd.Flags().StringVar(&in.Name, "name", "", "`NAME` of the package (as its manifest says)")
 	cmd.Flags().StringVar(&in.Version, "version", "", "`VERSION` of the package (as its manifest says)")
+	cmd.Flags().StringVar(&manifest, "manifest", "", "lay this package.manifest, or the directory that holds it, over the source: `FILE|DIR`")
+	cmd.Flags().StringVar(&in.OCI, "oci", "", "make it of this image in a registry: `REF`, like registry/name:tag")
+	cmd.Flags().StringArrayVar(&in.Deb, "deb", nil, "make it of this package of Debian's: `NAME` (may be repeated)")
+	cmd.Flags().StringVar(&in.Kernel, "kernel", "", "`KERNEL` that its images boot: linux or nanos (as its manifest says, else linux)")
+	cmd.Flags().BoolVar(&in.Force, "force", false, "take it even where the kernel surely can't run it; that is recorded as a warning")
 	return cmd
+}
+
+// oneSource tells whether exactly one source is named.
+func oneSource(args []string, in client.NewPackage) error {
+	n := len(args)
+	if in.OCI != "" {
+		n++
+	}
+	if len(in.Deb) > 0 {
+		n++
+	}
+	switch {
+	case n == 0:
+		return usagef("no source is named: give SOURCE, --oci REF or --deb NAME")
+	case n > 1:
+		return usagef("a package has one source: give either SOURCE, --oci or --deb")
+	}
+	return nil
 }
 
 func (a *app) packageList() *cobra.Command {

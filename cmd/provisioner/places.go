@@ -11,6 +11,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"dormouse/internal/api"
 	"dormouse/internal/fleet"
 	"dormouse/internal/imagebuilder"
 	"dormouse/internal/provider/kvm"
@@ -82,7 +83,7 @@ func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log 
 	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: d.path, Kernels: []imagebuilder.Kernel{p.kernel.kernel}, Log: log}); err != nil {
 		return p, err
 	}
-	p.builder = builder{p.images}
+	p.builder = builder{b: p.images}
 	if c.has(roleHost) || c.simulator != "" {
 		if p.sim, err = openSimulator(c, d, log, changed); err != nil {
 			return p, err
@@ -239,11 +240,26 @@ func (p *places) dial(ctx context.Context, network, address string) (net.Conn, e
 }
 
 // builder is the image builder as the API sees it.
-type builder struct{ b *imagebuilder.Builder }
+type builder struct {
+	b *imagebuilder.Builder
+	// debs lays Debian's packages out; nil where this process can't.
+	debs func(names []string) imagebuilder.Fetch
+}
 
 // Import implements api.Packages.
-func (b builder) Import(ctx context.Context, r io.Reader, name, version string) (fleet.Package, error) {
-	return b.b.Import(ctx, r, imagebuilder.ImportOptions{Name: name, Version: version})
+func (b builder) Import(ctx context.Context, s api.PackageSource) (fleet.Package, error) {
+	o := imagebuilder.ImportOptions{
+		Name: s.Name, Version: s.Version, Kernel: s.Kernel, Force: s.Force, Overlay: s.Overlay, FileName: s.FileName,
+	}
+	switch {
+	case s.OCI != "":
+		return b.b.ImportOCI(ctx, s.OCI, o)
+	case len(s.Deb) > 0 && b.debs == nil:
+		return fleet.Package{}, fleet.InvalidField("query.deb", "this server takes no packages of Debian's: unpack them into a directory with package.manifest and sysroot, and send that")
+	case len(s.Deb) > 0:
+		return b.b.ImportFetched(ctx, b.debs(s.Deb), o)
+	}
+	return b.b.Import(ctx, s.Body, o)
 }
 
 // RemovePackage implements api.Packages.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -185,20 +186,35 @@ type fakePackages struct {
 	removed []string
 	// err is returned by Import once it has read the body.
 	err error
+	// overlay and source are what came last.
+	overlay string
+	source  PackageSource
 	// reading is told when Import has begun.
 	reading func()
 }
 
-func (f *fakePackages) Import(_ context.Context, r io.Reader, name, version string) (fleet.Package, error) {
+func (f *fakePackages) Import(_ context.Context, s PackageSource) (fleet.Package, error) {
+	name, version := s.Name, s.Version
 	if f.reading != nil {
 		f.reading()
 	}
-	body, err := io.ReadAll(r)
-	if err != nil {
-		return fleet.Package{}, errors.New("the importer hides why")
+	var read [2][]byte
+	for i, r := range []io.Reader{s.Overlay, s.Body} { // in this order
+		if r == nil {
+			continue
+		}
+		var err error
+		if read[i], err = io.ReadAll(r); err != nil {
+			if fleet.KindOf(err) == fleet.KindInvalid {
+				return fleet.Package{}, err
+			}
+			return fleet.Package{}, errors.New("the importer hides why")
+		}
 	}
+	body := read[1]
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.overlay, f.source = string(read[0]), s
 	if f.err != nil {
 		return fleet.Package{}, f.err
 	}
@@ -207,7 +223,7 @@ func (f *fakePackages) Import(_ context.Context, r io.Reader, name, version stri
 	}
 	digest := fleet.DeriveID(string(body))
 	f.content[digest] = true
-	return fleet.Package{Name: name, Version: version, Digest: digest, SizeBytes: int64(len(body)), Kernel: fleet.KernelLinux,
+	return fleet.Package{Name: name, Version: version, Digest: digest, SizeBytes: int64(len(body)), Kernel: cmp.Or(s.Kernel, fleet.KernelLinux),
 		Manifest: fleet.Manifest{Program: "/workspace"}, Warnings: []string{"imports fork"}}, nil
 }
 

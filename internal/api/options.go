@@ -15,12 +15,32 @@ import (
 
 // Packages takes a package's content in, and lets it go again.
 type Packages interface {
-	// Import reads a tar.gz to its end, checks it and keeps its content. An
-	// empty name or version is taken from the package's manifest. Errors of the
-	// content are KindInvalid. The same content twice is kept once.
-	Import(ctx context.Context, r io.Reader, name, version string) (fleet.Package, error)
+	// Import reads the source to its end, checks it and keeps its content. Errors
+	// of the content are KindInvalid. The same content twice is kept once.
+	Import(ctx context.Context, source PackageSource) (fleet.Package, error)
 	// RemovePackage lets the content with that digest go; one that is not there is no error.
 	RemovePackage(digest string) error
+}
+
+// PackageSource is what a package is made from: exactly one of Body, OCI and Deb.
+type PackageSource struct {
+	// Body is a program, a package directory's tar, or a container image's archive.
+	Body io.Reader
+	// FileName is what the user calls the file that Body is; may be empty.
+	FileName string
+	// OCI is a reference to an image in a registry.
+	OCI string
+	// Deb names packages of Debian's.
+	Deb []string
+	// Overlay is the tar of a package directory that is laid over the source; nil
+	// where there is none. It is read to its end before Body's first byte.
+	Overlay io.Reader
+	// Name and Version win over what the package says of itself, where not empty.
+	Name, Version string
+	// Kernel is what images of it boot; empty is what the package asks for.
+	Kernel fleet.KernelKind
+	// Force has what the kernel can't run admitted with a warning.
+	Force bool
 }
 
 // Consoles reads the console logs of instances.

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -58,25 +57,25 @@ func packageRef(r *http.Request) (string, error) {
 // createPackage takes a package in while it arrives. It is idempotent without
 // a key: the same content under the same name and version is the same package.
 func (s *server) createPackage(w http.ResponseWriter, r *http.Request) error {
-	if err := checkContentType(r, []string{"application/gzip", "application/x-gzip"}); err != nil {
+	query, err := parseQuery(r)
+	if err != nil {
+		return err
+	}
+	source, err := packageSource(query)
+	if err != nil {
+		return err
+	}
+	elsewhere := source.OCI != "" || len(source.Deb) > 0
+	if elsewhere && r.Header.Get("Content-Type") == "" && r.ContentLength == 0 {
+		r.Body = http.NoBody // no overlay either
+	} else if err := checkContentType(r, packageTypes()); err != nil {
 		return err
 	}
 	if _, err := s.idempotencyKey(r, nil); err != nil {
 		return err
 	}
-	query, err := parseQuery(r)
-	if err != nil {
-		return err
-	}
-	name, version := query.Get("name"), query.Get("version")
-	if query.Has("name") && (!isPackageName(name) || fleet.ValidID(name)) {
-		return invalidQuery("name", "it must be 1 to 63 lower-case letters, digits and . _ - inside, and not look like an ID")
-	}
-	if query.Has("version") && !isPackageVersion(version) {
-		return invalidQuery("version", "it must be 1 to 63 letters, digits and . _ + ~ -")
-	}
 	infoOf(r).waited = true
-	p, err := s.takeIn(w, r, name, version)
+	p, err := s.takeIn(w, r, source)
 	if err != nil {
 		return err
 	}
@@ -84,9 +83,9 @@ func (s *server) createPackage(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusCreated, wirePackage(&p))
 }
 
-// takeIn imports the body and records the package. Content whose record is
+// takeIn imports the source and records the package. Content whose record is
 // refused is let go again.
-func (s *server) takeIn(w http.ResponseWriter, r *http.Request, name, version string) (fleet.Package, error) {
+func (s *server) takeIn(w http.ResponseWriter, r *http.Request, source PackageSource) (fleet.Package, error) {
 	var none fleet.Package
 	ctx := r.Context()
 	if err := s.content.Acquire(ctx, 1); err != nil {
@@ -101,7 +100,11 @@ func (s *server) takeIn(w http.ResponseWriter, r *http.Request, name, version st
 	body := &watchedBody{
 		r: http.MaxBytesReader(nil, r.Body, s.MaxPackageBytes), conn: http.NewResponseController(w), patience: s.Timeout,
 	}
-	p, err := s.Packages.Import(ctx, body, name, version)
+	source, err := source.from(r, body)
+	var p fleet.Package
+	if err == nil {
+		p, err = s.Packages.Import(ctx, source)
+	}
 	if body.err != nil {
 		// Whatever the importer made of it, the body is to blame.
 		return none, bodyError(body.err)
@@ -116,7 +119,11 @@ func (s *server) takeIn(w http.ResponseWriter, r *http.Request, name, version st
 	if err == nil {
 		var recorded fleet.Package
 		if recorded, err = s.Store.CreatePackage(ctx, p); err == nil {
-			return recorded, nil
+			if recorded.Kernel == p.Kernel {
+				return recorded, nil
+			}
+			err = fleet.Errorf(fleet.KindConflict, "package %s@%s exists for the kernel %s: give the one for %s another version",
+				p.Name, p.Version, recorded.Kernel, p.Kernel)
 		}
 	}
 	s.content.Release(1)
@@ -131,24 +138,6 @@ func checkImported(p fleet.Package) error {
 			printable(p.Name), printable(p.Version))
 	}
 	return nil
-}
-
-// watchedBody remembers why a body could not be read, and gives up on one that
-// stops coming.
-type watchedBody struct {
-	r        io.Reader
-	conn     *http.ResponseController
-	patience time.Duration
-	err      error
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	_ = b.conn.SetReadDeadline(time.Now().Add(b.patience)) // a recorder in a test has none
-	n, err := b.r.Read(p)
-	if err != nil && err != io.EOF {
-		b.err = err
-	}
-	return n, err
 }
 
 // deletePackage removes a package's record, and its content where no other

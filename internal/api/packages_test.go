@@ -1,9 +1,12 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -136,4 +139,95 @@ func TestPackageNames(t *testing.T) {
 	for _, s := range []string{"", "A", "-a", "a-", "a@", "@1", "a@1@2", "a b", "a/b", "a@-1", strings.Repeat("a", 64), "a@" + strings.Repeat("1", 64)} {
 		require.Error(t, checkPackageRef(s), s)
 	}
+}
+
+// form is a multipart body of those parts, name and content in turn.
+func form(t *testing.T, parts ...string) (string, header) {
+	t.Helper()
+	var b bytes.Buffer
+	w := multipart.NewWriter(&b)
+	for i := 0; i < len(parts); i += 2 {
+		part, err := w.CreateFormFile(parts[i], "x")
+		require.NoError(t, err)
+		_, err = part.Write([]byte(parts[i+1]))
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	return b.String(), header{"Content-Type", w.FormDataContentType()}
+}
+
+func TestPackageSources(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	const path = "/api/v1/packages?name=a&version="
+	create := func(query, body string, headers ...header) PackageSource {
+		t.Helper()
+		call[client.Package](t, h, http.StatusCreated, "POST", path+query, body, headers...)
+		return h.packages.source
+	}
+	for i, kind := range packageTypes()[:5] {
+		s := create(fmt.Sprintf("%d&filename=server", i), "content", header{"Content-Type", kind})
+		require.Equal(t, "server", s.FileName)
+		require.Nil(t, s.Overlay)
+	}
+	body, kind := form(t, "overlay", "what is laid over", "source", "the source")
+	create("form", body, kind)
+	require.Equal(t, "what is laid over", h.packages.overlay)
+	require.True(t, h.packages.content[fleet.DeriveID("the source")])
+	body, kind = form(t, "source", "the other source")
+	create("one-part", body, kind)
+	require.True(t, h.packages.content[fleet.DeriveID("the other source")])
+
+	s := create("oci&oci=ghcr.io%2Fx%2Fy:1&force=true&kernel=linux", "")
+	require.Equal(t, "ghcr.io/x/y:1", s.OCI)
+	require.True(t, s.Force)
+	require.Nil(t, s.Overlay)
+	require.Nil(t, s.Body)
+	s = create("deb&deb=mosquitto&deb=libc6&force=false", "overlay", gzipped)
+	require.Equal(t, []string{"mosquitto", "libc6"}, s.Deb)
+	require.False(t, s.Force)
+	require.Equal(t, "overlay", h.packages.overlay)
+	require.Nil(t, s.Body)
+	body, kind = form(t, "overlay", "part")
+	create("oci-form&oci=x", body, kind)
+	require.Equal(t, "part", h.packages.overlay)
+	create("oci-empty&oci=x", "", gzipped)
+	require.Empty(t, h.packages.overlay)
+
+	nanos := call[client.Package](t, h, http.StatusCreated, "POST", path+"nanos&kernel=nanos", "for both", gzipped)
+	require.Equal(t, "nanos", nanos.Kernel)
+	p := h.refused(t, http.StatusConflict, "POST", path+"nanos&kernel=linux", "for both", gzipped)
+	require.Contains(t, p.Detail, "exists for the kernel nanos")
+	require.True(t, h.packages.content[nanos.Digest], "which is used")
+}
+
+func TestPackageSourcesRefused(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	for query, field := range map[string]string{
+		"oci=": "oci", "oci=a&oci=b": "oci", "oci=" + strings.Repeat("x", 513): "oci", "oci=a&deb=bb": "deb", "deb=": "deb", "deb=../x": "deb", "deb=A": "deb",
+		"kernel=bsd": "kernel", "kernel=": "kernel", "force=1": "force", "filename=" + strings.Repeat("x", 256): "filename", "name=a&name=b": "name",
+		strings.Repeat("deb=aa&", 33) + "deb=aa": "deb",
+	} {
+		require.Equal(t, "query."+field, h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages?"+query, "x", gzipped).Field, query)
+	}
+	h.refused(t, http.StatusUnsupportedMediaType, "POST", "/api/v1/packages?oci=a", "{}", header{"Content-Type", "application/json"})
+	h.refused(t, http.StatusUnsupportedMediaType, "POST", "/api/v1/packages", "")
+
+	for _, c := range []struct {
+		query string
+		parts []string
+		says  string
+	}{
+		{"", []string{"package", "x"}, `begins with the part package`}, {"", []string{"overlay", "x"}, "lacks its part source"}, {"", nil, "lacks its part source"},
+		{"", []string{"overlay", "x", "overlay", "y"}, "it must be source"}, {"", []string{"source", "x", "overlay", "y"}, "overlay comes before it"},
+		{"?oci=a", []string{"source", "x"}, "begins with the part source"},
+	} {
+		body, kind := form(t, c.parts...)
+		p := h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages"+c.query, body, kind)
+		require.Contains(t, strings.ReplaceAll(p.Detail, `"`, ""), c.says)
+	}
+	body, kind := form(t, "overlay", "x", "source", "y")
+	h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages", body[:len(body)-20], kind)
+	h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages", body, header{"Content-Type", "multipart/form-data"})
 }

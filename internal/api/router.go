@@ -106,7 +106,7 @@ func (s *server) routes() []route {
 		{method: "POST", path: v1 + "/clusters/{id}/hosts/{host}/drain", handle: s.drainHost},
 		{method: "GET", path: v1 + "/packages", handle: s.listPackages, query: pages},
 		{method: "POST", path: v1 + "/packages", handle: s.createPackage, unbounded: true,
-			query: []string{"name", "version"}},
+			query: []string{"name", "version", "filename", "oci", "deb", "kernel", "force"}},
 		{method: "GET", path: v1 + "/packages/{id}", handle: s.getPackage},
 		{method: "DELETE", path: v1 + "/packages/{id}", handle: s.deletePackage},
 		{method: "GET", path: v1 + "/operations", handle: s.listOperations,
@@ -181,7 +181,7 @@ func (rt route) knowsQuery(r *http.Request) error {
 		if !slices.Contains(rt.query, name) {
 			return invalidQuery(name, "there is no such query parameter here: %s", known(rt.query))
 		}
-		if len(values) > 1 && name != "label" {
+		if len(values) > 1 && name != "label" && name != "deb" {
 			return invalidQuery(name, "it is given %d times: give it once", len(values))
 		}
 	}

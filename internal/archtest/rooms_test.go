@@ -103,6 +103,8 @@ func fences() []fence {
 			reason: "the host's network belongs to the provider that needs it"},
 		{imports: []string{"github.com/aws", "cloud.google.com", "google.golang.org/api", "libvirt.org"}, only: []string{"internal/provider/..."},
 			reason: "a cloud's SDK stays behind the provider's six methods"},
+		{imports: []string{"github.com/google/go-containerregistry"}, only: []string{"internal/imagebuilder/..."},
+			reason: "container images are one source of packages among others"},
 		{imports: []string{"github.com/spf13"}, only: []string{"cmd/provisioner/...", "cmd/cloudctl"},
 			reason: "flags are the commands' own; the rest takes options"},
 		{imports: []string{"github.com/stretchr/testify"}, only: []string{"internal/provider/providertest"}, tests: []string{"..."},

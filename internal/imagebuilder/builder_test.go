@@ -50,7 +50,7 @@ func TestImportRefusedLeavesNothing(t *testing.T) {
 		options ImportOptions
 		says    string
 	}{
-		"NotGzip":      {[]byte("something"), ImportOptions{}, "no gzip archive"},
+		"NotGzip":      {[]byte("something"), ImportOptions{}, "neither a program (ELF) nor a tar archive"},
 		"Truncated":    {whole[:len(whole)-20], ImportOptions{}, "cut short"},
 		"OtherMachine": {archive(t, "1", staticELF(elf.EM_AARCH64)), ImportOptions{}, "/app is an ELF for ARM aarch64; build it for x86-64 (GOARCH=amd64)"},
 		"Name":         {whole, ImportOptions{Name: "No_Label"}, "no DNS label"},

@@ -55,6 +55,11 @@ func (b *Builder) ImportDir(ctx context.Context, dir string, o ImportOptions) (f
 	return b.importPackage(ctx, o, func(so source.Options) (*source.Package, error) { return source.ReadDirectory(ctx, dir, so) })
 }
 
+// ImportOCI does as Import does with an image in a registry, see source.Pull.
+func (b *Builder) ImportOCI(ctx context.Context, ref string, o ImportOptions) (fleet.Package, error) {
+	return b.importPackage(ctx, o, func(so source.Options) (*source.Package, error) { return source.Pull(ctx, ref, so) })
+}
+
 // ImportFetched does as Import does with what fetch lays out.
 func (b *Builder) ImportFetched(ctx context.Context, fetch Fetch, o ImportOptions) (fleet.Package, error) {
 	return b.importPackage(ctx, o, func(so source.Options) (*source.Package, error) {

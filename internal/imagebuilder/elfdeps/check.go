@@ -27,25 +27,11 @@ type Report struct {
 	// Libraries are the paths, in the image and in order of discovery, at which the
 	// loader will find what is needed.
 	Libraries []string
+	// Wanted is what the C library will open by itself while the program runs, as
+	// far as can be told, and the image lacks.
+	Wanted []Want
 	// Warnings are what was found and let pass.
 	Warnings []string
-}
-
-// Missing is the error of Check for what the image lacks; errors.As finds it.
-type Missing struct {
-	// Library is a DT_NEEDED name, or the path of a dynamic loader.
-	Library string
-	// NeededBy is the path of the file that asks for it.
-	NeededBy string
-}
-
-// Error implements error.
-func (m *Missing) Error() string {
-	if strings.HasPrefix(m.Library, "/") {
-		return fmt.Sprintf("%s needs the file %s, which the image does not hold: put it into sysroot, with Debian: dpkg -S %s names the package", m.NeededBy, m.Library, m.Library)
-	}
-	return fmt.Sprintf("%s needs the library %s, which is not where the image's loader looks: put it into sysroot/usr/lib/x86_64-linux-gnu, with Debian: `apt-file search %s` or `dpkg -S %s` names the package",
-		m.NeededBy, m.Library, m.Library, m.Library)
 }
 
 // Bounds on one check: how many files a program may need in all, and how many
@@ -59,7 +45,7 @@ const (
 // the program's environment, of which LD_LIBRARY_PATH and LD_PRELOAD count. Every error is a
 // fleet.Error of KindInvalid; where something is missing it wraps a *Missing.
 func Check(tree Tree, program string, env map[string]string) (Report, error) {
-	c := &checker{tree: tree, env: env, seen: map[string]*object{}, files: map[string]*file{}}
+	c := &checker{tree: tree, env: env, seen: map[string]*object{}, files: map[string]*file{}, foreign: map[string]string{}}
 	f, err := c.read(program)
 	if err != nil {
 		return Report{}, err
@@ -90,13 +76,15 @@ type object struct {
 }
 
 type checker struct {
-	tree   Tree
-	env    map[string]string
-	libc   libc
-	seen   map[string]*object // by DT_NEEDED name and by path
-	files  map[string]*file   // candidates by path; nil where not usable
-	probes int
-	report Report
+	tree    Tree
+	env     map[string]string
+	libc    libc
+	seen    map[string]*object // by DT_NEEDED name and by path
+	files   map[string]*file   // candidates by path; nil where not usable
+	foreign map[string]string  // what candidates for other machines are for, by path
+	order   []*object          // as loaded, the program first
+	probes  int
+	report  Report
 }
 
 func (c *checker) start(program string, f *file) error {
@@ -131,6 +119,7 @@ func CheckLibrary(tree Tree, name string, env map[string]string) (Report, error)
 // follow finds all that root needs, directly or not.
 func (c *checker) follow(root *object) error {
 	queue := []*object{root}
+	c.order = []*object{root}
 	for _, name := range strings.FieldsFunc(c.env["LD_PRELOAD"], func(r rune) bool { return r == ':' || r == ' ' }) {
 		o, err := c.load(name, root)
 		if err != nil {
@@ -156,6 +145,7 @@ func (c *checker) follow(root *object) error {
 			}
 		}
 	}
+	c.want()
 	return nil
 }
 
@@ -182,6 +172,7 @@ func (c *checker) load(name string, by *object) (*object, error) {
 		return nil, nil
 	}
 	c.report.Libraries = append(c.report.Libraries, o.path)
+	c.order = append(c.order, o)
 	return o, nil
 }
 
@@ -205,9 +196,10 @@ func (c *checker) find(name string, by *object) (*object, error) {
 		if f := c.usable(full); f != nil {
 			return &object{full, f, by}, nil
 		}
-		return nil, missing(full, by.path)
+		return nil, c.missing(full, by.path, []place{{dir: path.Dir(full)}})
 	}
-	for _, place := range c.places(by) {
+	places := c.places(by)
+	for _, place := range places {
 		if c.probes++; c.probes > maxProbes {
 			return nil, invalid("%s and its libraries name too many directories to look in: link with fewer", c.root(by).path)
 		}
@@ -221,7 +213,7 @@ func (c *checker) find(name string, by *object) (*object, error) {
 		}
 		return &object{full, f, by}, nil
 	}
-	return nil, missing(name, by.path)
+	return nil, c.missing(name, by.path, places)
 }
 
 type place struct {
@@ -279,7 +271,10 @@ func (c *checker) usable(full string) *file {
 	}
 	var usable *file
 	if r, err := c.tree.Open(full); err == nil {
-		if f, err := readELF(r, r.Size()); err == nil && f.native() && f.kind == elf.ET_DYN {
+		switch f, err := readELF(r, r.Size()); {
+		case err == nil && !f.native():
+			c.foreign[full] = f.foreign()
+		case err == nil && f.kind == elf.ET_DYN:
 			usable = f
 		}
 	}
@@ -303,10 +298,6 @@ func (c *checker) warn(format string, args ...any) {
 	if w := fmt.Sprintf(format, args...); !slices.Contains(c.report.Warnings, w) {
 		c.report.Warnings = append(c.report.Warnings, w)
 	}
-}
-
-func missing(library, by string) error {
-	return fleet.Errorf(fleet.KindInvalid, "%w", &Missing{Library: library, NeededBy: by})
 }
 
 func invalid(format string, args ...any) error {

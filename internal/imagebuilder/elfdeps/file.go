@@ -33,6 +33,9 @@ type file struct {
 	rpath   []string
 	runpath []string
 	dynamic bool
+	// mentions are those of wantedNames that its dynamic string table holds: names
+	// of functions that it imports or exports, and of versions.
+	mentions map[string]bool
 }
 
 // readELF reads what the loader would read. Errors say what is wrong with the file.
@@ -145,6 +148,10 @@ func (f *file) readDynamic(e *elf.File, p *elf.Prog) error {
 	strtab, err := stringTable(e, table, length)
 	if err != nil {
 		return err
+	}
+	f.mentions = map[string]bool{}
+	for _, name := range wantedNames() {
+		f.mentions[name] = bytes.Contains(strtab, []byte(name+"\x00"))
 	}
 	for _, ref := range refs {
 		s, err := stringAt(strtab, ref.offset)

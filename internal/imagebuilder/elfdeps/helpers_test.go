@@ -44,6 +44,7 @@ type testELF struct {
 	rpath   string
 	runpath string
 	noEntry bool
+	strings []string // what else the string table holds
 }
 
 func program(interp string, needed ...string) testELF {
@@ -79,6 +80,9 @@ func (o testELF) binary() []byte {
 	}
 	if o.runpath != "" {
 		add(elf.DT_RUNPATH, o.runpath)
+	}
+	for _, s := range o.strings {
+		strtab += s + "\x00"
 	}
 	interp := o.interp + "\x00"
 	interpAt := uint64(headers)

@@ -2,10 +2,15 @@ package source
 
 import (
 	"archive/tar"
+	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
+	"debug/elf"
+	"encoding/json"
 	"errors"
 	"io"
+	"path"
 	"strings"
 
 	"dormouse/internal/fleet"
@@ -14,41 +19,96 @@ import (
 // storeFunc keeps a file's content and returns the offset at which it can be read again.
 type storeFunc func(r io.Reader, size int64) (int64, error)
 
-// ReadArchive reads a package from a tar.gz stream: the content of a package
-// directory at top level, or under one single top directory.
+// ReadArchive reads a package from a stream and tells by its first bytes what it
+// is: an ELF program; or a tar, plain or compressed with gzip or zstd, of a
+// package directory (at top level, or under one single top directory), of an
+// OCI image layout, or of what `docker save` writes.
 //
 // Errors are of KindInvalid where the package is at fault, KindCapacity where
 // the disk of o.SpoolDir is full; errors of r itself come back wrapped. The
 // caller closes the Package.
 func ReadArchive(ctx context.Context, r io.Reader, o Options) (*Package, error) {
-	o.Limits = o.Limits.withDefaults()
-	zr, err := gzip.NewReader(r)
-	switch {
-	case errors.Is(err, gzip.ErrHeader), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, invalid("the package is no gzip archive: send the output of `tar -C DIR -cz .`")
-	case err != nil:
-		return nil, readError(err)
-	}
 	return o.read(func(s *spool, o Options) (*base, error) {
+		in, err := decompressed(r)
+		if err != nil {
+			return nil, err
+		}
+		defer in.close()
+		head, err := in.r.Peek(512)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, readError(err)
+		}
+		switch {
+		case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
+			return programBase(ctx, in.r, s, o)
+		case len(head) == 0:
+			return nil, invalid("the package is empty: send a program, or the output of `tar -C DIR -cz .`")
+		case !isTar(head):
+			return nil, notKnown(head)
+		}
 		c := newCollector(s, o.Limits)
-		if err := c.readTar(zr, c.storing(ctx)); err != nil {
+		if err := c.readTar(in.r, c.storing(ctx)); err != nil {
 			return nil, err
 		}
 		return c.base(ctx, o)
 	})
 }
 
-func (c *collector) storing(ctx context.Context) storeFunc {
-	return func(r io.Reader, size int64) (int64, error) { return c.store(ctx, r, size) }
+// notKnown says what to do with a stream of another form.
+func notKnown(head []byte) error {
+	for magic, what := range map[string]string{
+		"QFI\xfb": "a qcow2 disk", "KDMV": "a VMDK disk", "conectix": "a VHD disk", "vhdxfile": "a VHDX disk", "PK\x03\x04": "a zip archive",
+		"!<arch>\ndebian": "a Debian package", "\xfd7zXZ\x00": "compressed with xz", "BZh": "compressed with bzip2", "#!": "a script",
+	} {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return invalid("the package is %s, which is no form of a package: send a program for Linux, or the output of `tar -C DIR -cz .`", what)
+		}
+	}
+	return invalid("the package is neither a program (ELF) nor a tar archive of a package directory or a container image: send the output of `tar -C DIR -cz .`")
+}
+
+// programBase makes a package of a program by itself.
+func programBase(ctx context.Context, r io.Reader, s *spool, o Options) (*base, error) {
+	content := newHashing(&boundedReader{r: r, left: o.Limits.Bytes})
+	offset := s.n
+	if _, err := io.Copy(s, readerFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return content.Read(p)
+	})); err != nil {
+		return nil, readError(err)
+	}
+	name := cmp.Or(MendName(path.Base(o.FileName)), MendName(o.Name), "program")
+	b := &base{image: newTree(s.f), name: MendName(path.Base(o.FileName))}
+	b.image.put(&Entry{Path: name, Kind: File, Mode: 0o755, Size: content.n, Origin: 1, offset: offset})
+	b.version = content.sum().Hex[:12] // a program says nothing of its version that can be read
+	b.origins = []Origin{{Type: OriginFile, Name: name, Version: b.version, Digest: content.sum().Hex}}
+	keys := map[string]json.RawMessage{}
+	set(keys, "Program", "/"+name)
+	raw, err := json.Marshal(keys)
+	b.manifest = raw
+	return b, err
 }
 
 // base makes a base of what c has gathered, whichever form it is of.
-func (c *collector) base(_ context.Context, o Options) (*base, error) {
+func (c *collector) base(ctx context.Context, o Options) (*base, error) {
 	tree, err := c.finish()
 	if err != nil {
 		return nil, err
 	}
+	if _, _, err := packageDir(tree); err != nil && isImageArchive(tree) {
+		img, err := archivedImage(ctx, tree)
+		if err != nil {
+			return nil, err
+		}
+		return img.base(ctx, c.spool, o)
+	}
 	return packageBase(tree, o)
+}
+
+func (c *collector) storing(ctx context.Context) storeFunc {
+	return func(r io.Reader, size int64) (int64, error) { return c.store(ctx, r, size) }
 }
 
 // readTar adds every member of a tar stream and reads the stream to its end,

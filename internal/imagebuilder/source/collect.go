@@ -62,7 +62,7 @@ func (c *collector) add(e Entry) error {
 	if e.Kind == Symlink {
 		e.Mode = 0o777
 		switch {
-		case !utf8.ValidString(e.Target) || strings.ContainsRune(e.Target, 0):
+		case !validTarget(e.Target):
 			return invalid("the target of the link %q is not UTF-8: point it elsewhere", e.Path)
 		case e.Target == "" || len(e.Target) > maxPath:
 			return invalid("the target of the link %q has %d bytes: it must have 1 to %d", e.Path, len(e.Target), maxPath)
@@ -79,6 +79,8 @@ func (c *collector) add(e Entry) error {
 	c.tree.put(&e)
 	return nil
 }
+
+func validTarget(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // addHardLink takes a hard link; both names have been checked by memberName.
 func (c *collector) addHardLink(name, target string) error {

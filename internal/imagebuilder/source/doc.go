@@ -1,9 +1,12 @@
 // Package source reads a package: what a user uploads, judged and brought into
 // one canonical form.
 //
-// A package is a directory, or a tar.gz of one, that holds package.manifest
+// A package is a directory, or a tar of one, that holds package.manifest
 // (JSON in OPS's keys and a few of ours, see ParseManifest), files that the
 // manifest names, and optionally sysroot/, the root file system of the image.
+// It is made as well of an ELF program by itself, of a container image (an
+// archive, or in a registry), and of what another source has laid into a
+// directory. Over each of them such a package directory can be laid.
 // The result is a fleet.Manifest with its defaults filled in and a Tree, the
 // image's file system as an index over one spool file.
 //

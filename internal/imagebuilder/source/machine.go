@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -87,6 +88,41 @@ func (m *ParsedManifest) addMounts(mounts map[string]string, run []string) error
 		}
 	}
 	return nil
+}
+
+// setPassthrough keeps numbers as they are written. What a database could not
+// hold or give back is refused.
+func (m *ParsedManifest) setPassthrough(raw json.RawMessage) error {
+	const key = "ManifestPassthrough"
+	var plain map[string]any
+	if err := json.Unmarshal(raw, &plain); err != nil { // numbers that are too large among them
+		return wrongType(key, err)
+	}
+	if hasZero(plain) {
+		return fleet.InvalidField(key, "%s: %s has a zero byte in a string: leave it out", ManifestName, key)
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if err := d.Decode(&m.Passthrough); err != nil {
+		return wrongType(key, err)
+	}
+	return nil
+}
+
+func hasZero(v any) bool {
+	switch v := v.(type) {
+	case string:
+		return strings.ContainsRune(v, 0)
+	case []any:
+		return slices.ContainsFunc(v, hasZero)
+	case map[string]any:
+		for k, e := range v {
+			if hasZero(k) || hasZero(e) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // userPattern is a name as useradd(8) takes it, or a number; then a group.

@@ -107,14 +107,7 @@ func ParseManifest(raw []byte) (*ParsedManifest, error) {
 		"Files": &m.Files, "Dirs": &m.Dirs, "MapDirs": &m.MapDirs, "Persist": &m.Persist, "Restart": &m.Restart,
 		"Ports": &ports, "MinMemory": &memory, "User": &m.User, "NameServers": &m.NameServers, "NameServer": &nameServer,
 		"BaseVolumeSz": &rootSize, "Klibs": &m.Klibs, "Mounts": &mounts, "Kernel": &kernel,
-		"ManifestPassthrough": func(raw json.RawMessage) error {
-			d := json.NewDecoder(bytes.NewReader(raw))
-			d.UseNumber() // numbers stay as they are written
-			if err := d.Decode(&m.Passthrough); err != nil {
-				return wrongType("ManifestPassthrough", err)
-			}
-			return nil
-		},
+		"ManifestPassthrough": m.setPassthrough,
 		"Health": func(raw json.RawMessage) error {
 			hasHealth = !bytes.Equal(raw, []byte("null"))
 			return decodeObject("Health.", raw, map[string]any{"Type": &health.Type, "Port": &health.Port, "Path": &health.Path, "Timeout": &health.Timeout}, nil, m)

@@ -62,6 +62,7 @@ func TestManifestOfTheMachineRefused(t *testing.T) {
 		`{"BaseVolumeSz": "lots"}`:                                   "is no size", `{"BaseVolumeSz": "999999999999999999t"}`: "ask for less", `{"BaseVolumeSz": "-1"}`: "is no size",
 		`{"Klibs": ["../x"]}`: "no name of a klib", `{"RunConfig": {"Klibs": [""]}}`: "no name of a klib",
 		`{"Mounts": {"x": "data"}}`: "clean absolute", `{"RunConfig": {"Mounts": ["/data"]}}`: "clean absolute", `{"Mounts": {"x": "/proc"}}`: "init fills itself",
+		`{"ManifestPassthrough": {"a": 1e999}}`: "1e999", `{"ManifestPassthrough": {"a": ["\u0000"]}}`: "zero byte", `{"ManifestPassthrough": {"\u0000": 1}}`: "zero byte",
 		`{"ManifestPassthrough": []}`: "can't be a JSON array", `{"Kernel": 1}`: "can't be a JSON number",
 	} {
 		_, err := ParseManifest([]byte(body))
