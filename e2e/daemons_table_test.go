@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/stretchr/testify/require"
@@ -64,7 +66,19 @@ func daemons() []daemon {
 		{name: "haproxy", clients: []string{"curl"}, from: "curl", memory: "96MiB", work: haproxy, again: haproxy},
 		{name: "unbound", clients: []string{"dig"}, from: "bind9-dnsutils", memory: "96MiB", work: unbound, again: unbound},
 		{name: "stunnel", clients: []string{"openssl"}, from: "openssl", env: []string{"STUNNEL_PSK=" + stunnelKey}, memory: "96MiB", work: stunnel, again: stunnel},
-		{name: "tinyproxy", clients: []string{"curl"}, from: "curl", memory: "96MiB", work: tinyproxy, again: tinyproxy},
+		{name: "rsync", clients: []string{"rsync"}, from: "rsync", memory: "96MiB", disk: "64MiB",
+			work: func(d *tenant) {
+				file := filepath.Join(d.TempDir(), "note.txt")
+				require.NoError(d, os.WriteFile(file, []byte("a note of carol's"), 0o644))
+				d.rsync(file, "rsync://HOST:PORT/files/")
+			},
+			again: func(d *tenant) {
+				back := filepath.Join(d.TempDir(), "back.txt")
+				d.rsync("rsync://HOST:PORT/files/note.txt", back)
+				body, err := os.ReadFile(back)
+				require.NoError(d, err)
+				require.Equal(d, "a note of carol's", string(body))
+			}},
 		{name: "beanstalkd", clients: []string{"nc"}, from: "netcat-openbsd", memory: "96MiB", disk: "64MiB",
 			work: func(d *tenant) {
 				require.Contains(d, d.say(11300, "use mail\r\nput 1 0 60 5\r\nhello\r\nquit\r\n", "nc", "HOST", "PORT"), "INSERTED 1\r\n")
@@ -126,11 +140,7 @@ func stunnel(d *tenant) {
 	require.Error(d, err, "with another key")
 }
 
-func tinyproxy(d *tenant) {
-	proxied := func(url string, args ...string) string {
-		return d.say(8888, "", append([]string{"curl", "-sS", "--max-time", "20", "--proxy", "http://HOST:PORT", url}, args...)...)
-	}
-	require.Contains(d, proxied("http://tinyproxy.stats/"), "Total requests")
-	// The only server that is surely there for it is the proxy itself, through a tunnel to it.
-	require.Contains(d, proxied("http://127.0.0.1:8888/", "--proxytunnel", "--request-target", "http://tinyproxy.stats/"), "Total requests")
+func (d *tenant) rsync(args ...string) {
+	d.Helper()
+	d.say(873, "", append([]string{"rsync", "--timeout=20"}, args...)...)
 }

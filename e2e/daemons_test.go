@@ -60,7 +60,7 @@ func TestDaemons(t *testing.T) {
 }
 
 func (d daemon) run(t *testing.T, e *harness.Environment) {
-	pkg := upload(t, e, suite.Daemon(t, d.name))
+	pkg := upload(t, e, suite.Daemon(t, d.name)...)
 	args := []string{"create", d.name, "--owner", "carol", "--cluster", harness.Cluster, "--package", pkg, "--memory", d.memory, "--wait", "--timeout", "10m"}
 	if d.disk != "" {
 		args = append(args, "--disk", d.disk)

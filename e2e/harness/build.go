@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 )
 
@@ -95,25 +94,6 @@ func (t *tools) script(name string, args ...string) error {
 	cmd.Dir = t.root
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("running scripts/%s: %w\n%s", name, err, output)
-	}
-	return nil
-}
-
-const daemonArchive = "package.tar.gz"
-
-// daemon makes the package archive of examples/daemons/NAME in dir.
-func (t *tools) daemon(name, dir string) error {
-	overlay := filepath.Join(t.root, "examples", "daemons", name)
-	debs, err := os.ReadFile(filepath.Join(overlay, "debs"))
-	if err != nil {
-		return err
-	}
-	args := append([]string{"run", "./internal/imagebuilder/deb/debpack", filepath.Join(dir, daemonArchive), overlay}, strings.Fields(string(debs))...)
-	cmd := exec.Command("go", args...)
-	cmd.Dir = t.root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("packing the daemon %s: %w\n%s", name, err, output)
 	}
 	return nil
 }
