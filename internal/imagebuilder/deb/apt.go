@@ -133,22 +133,26 @@ func (a *apt) resolve(ctx context.Context, wanted []want) (*closure, error) {
 		}
 		exact = append(exact, found[1]+"="+found[2])
 	}
-	for i, w := range wanted {
-		if slices.ContainsFunc(exact, func(e string) bool { return strings.HasPrefix(e, w.name+"=") }) {
-			continue
-		}
-		// apt takes the only provider of a virtual package; it would also take a pattern.
-		provider := regexp.MustCompile(`(?m)^Note, selecting '(\S+)' instead of '` + regexp.QuoteMeta(w.name) + `'$`).FindStringSubmatch(out)
-		if provider == nil {
-			return nil, unknown(w)
-		}
-		wanted[i].name = provider[1]
-	}
 	records, err := a.run(ctx, "apt-cache", append([]string{"show"}, exact...)...)
 	if err != nil {
 		return nil, fleet.Errorf(fleet.KindUnavailable, "reading what the archive says of the packages: %w", err)
 	}
-	return readClosure(exact, records)
+	all, err := readClosure(exact, records)
+	if err != nil {
+		return nil, err
+	}
+	for i, w := range wanted {
+		if all.byName[w.name] != nil {
+			continue
+		}
+		// apt takes the only provider of a virtual package; it would also take a pattern.
+		providers := all.providers[w.name]
+		if len(providers) != 1 {
+			return nil, unknown(w)
+		}
+		wanted[i].name = providers[0].name
+	}
+	return all, nil
 }
 
 func unknown(w want) error {

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -99,12 +101,55 @@ func (s *archives) download(ctx context.Context, a *apt, all *closure) error {
 		if _, err := a.run(ctx, "apt-get", args...); err != nil {
 			return downloadError(err)
 		}
+		if missing, err = s.find(all); err != nil || len(missing) == 0 {
+			return err
+		}
+		if err := s.copyLocal(ctx, a, args); err != nil {
+			return err
+		}
 	}
 	missing, err := s.find(all)
 	if err != nil || len(missing) == 0 {
 		return err
 	}
 	return fleet.Errorf(fleet.KindUnavailable, "downloading Debian packages: %s did not come as the package lists say: run `apt-get update` and ask again", missing[0].name)
+}
+
+// localURI is a line of apt-get --print-uris for a package on this machine: URI, what
+// apt calls the file, and its size.
+var localURI = regexp.MustCompile(`(?m)^'file:([^']+)' (\S+\.deb) ([0-9]+)`)
+
+// copyLocal copies what lies in an archive of this machine's (file:), which apt
+// leaves where it is.
+func (s *archives) copyLocal(ctx context.Context, a *apt, args []string) error {
+	out, err := a.run(ctx, "apt-get", append([]string{"--print-uris"}, args...)...)
+	if err != nil {
+		return downloadError(err)
+	}
+	for _, line := range localURI.FindAllStringSubmatch(out, -1) {
+		from, err := url.PathUnescape(line[1])
+		if err != nil || filepath.Base(line[2]) != line[2] {
+			continue // it is reported missing
+		}
+		if err := copyFile(from, filepath.Join(s.dir, line[2]), s.max); err != nil {
+			return storageError("copying a Debian package", err)
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string, limit int64) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return fleet.Errorf(fleet.KindUnavailable, "opening a Debian package of an archive on this machine: %w", err)
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, io.LimitReader(in, limit))
+	return errors.Join(err, out.Close())
 }
 
 func downloadError(err error) error {
@@ -114,7 +159,7 @@ func downloadError(err error) error {
 		return err
 	case strings.Contains(failed.said, "No space left") || strings.Contains(failed.said, "don't have enough free space"):
 		return fleet.Errorf(fleet.KindCapacity, "downloading Debian packages: the disk is full, free some space in the data directory: %w", err)
-	case strings.Contains(failed.said, "not be authenticated"):
+	case strings.Contains(failed.said, "unauthenticated packages"):
 		return fleet.Errorf(fleet.KindInvalid, "downloading Debian packages: their archive is not signed by a key that apt knows: %w", err)
 	}
 	return fleet.Errorf(fleet.KindUnavailable, "downloading Debian packages: %w: `apt-get update` renews the package lists", err)

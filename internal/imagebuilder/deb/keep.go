@@ -44,42 +44,38 @@ func isCopyright(name string) bool {
 	return strings.HasPrefix(name, "usr/share/doc/") && strings.Count(name, "/") == 4 && path.Base(name) == "copyright"
 }
 
-// opens are the files that libraries open by name, which no ELF file tells.
-var opens = []struct {
-	library string
-	files   []string
-}{
-	// Name services; unwinding when a thread ends.
-	{"libc.so.6", []string{"libnss_files.so.2", "libnss_dns.so.2", "libgcc_s.so.1"}},
-	// Old digests and ciphers, for programs that ask for them.
-	{"libcrypto.so.3", []string{"ossl-modules/legacy.so"}},
-}
-
-// opened keeps what kept libraries open, and tells whether that is news.
-func (s *selection) opened(ctx context.Context) (news bool, err error) {
+// opened keeps what the C library and others open by name, of which no DT_NEEDED
+// tells, for the ELF file p, whose libraries are kept.
+func (s *selection) opened(ctx context.Context, p string, check checkFunc) error {
+	report, err := check(kept{s.tree}, "/"+p, nil)
+	if err != nil {
+		return nil // it was warned of
+	}
 	const lib = "/usr/lib/x86_64-linux-gnu/"
-	for _, o := range opens {
-		by := s.tree.file(lib + o.library)
-		if by == "" || !s.tree.nodes[by].keep {
+	var names []string
+	for _, w := range report.Wanted {
+		names = append(names, w.Library)
+	}
+	if slices.ContainsFunc(report.Libraries, func(l string) bool { return path.Base(l) == "libcrypto.so.3" }) {
+		names = append(names, "ossl-modules/legacy.so") // old digests and ciphers, for programs that ask for them
+	}
+	for _, name := range names {
+		if s.sought[name] {
 			continue
 		}
-		for _, name := range o.files {
-			if s.tree.file(lib+name) == "" {
-				if s.sought[name] {
-					continue
-				}
-				s.sought[name] = true
-				if _, err := s.provide(ctx, &elfdeps.Missing{Library: path.Base(name), NeededBy: "/" + by}); err != nil {
-					return false, err
-				}
-			}
-			if p := s.tree.file(lib + name); p != "" && !s.tree.nodes[p].keep {
-				s.tree.keep(lib + name)
-				news = true
+		s.sought[name] = true
+		if s.tree.file(lib+name) == "" {
+			if _, err := s.provide(ctx, &elfdeps.Missing{Library: path.Base(name), NeededBy: lib + "libc.so.6"}); err != nil {
+				return err
 			}
 		}
+		if found := s.tree.file(lib + name); found != "" && strings.HasPrefix(name, "gconv/") {
+			s.tree.keepBelow(path.Dir(found))
+		} else {
+			s.tree.keep(lib + name)
+		}
 	}
-	return news, nil
+	return nil
 }
 
 // dataOf are packages of data that are kept, in whole or in these directories, where a

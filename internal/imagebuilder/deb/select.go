@@ -108,8 +108,8 @@ func (s *selection) warn(format string, args ...any) {
 	}
 }
 
-// libraries keeps what the loader needs for any kept ELF file, and for what those
-// libraries open by themselves.
+// libraries keeps what the loader needs for any kept ELF file, what those libraries
+// open by themselves, and what that needs in turn.
 func (s *selection) libraries(ctx context.Context) error {
 	checked := map[string]bool{}
 	for again := true; again; {
@@ -132,14 +132,12 @@ func (s *selection) libraries(ctx context.Context) error {
 				return err
 			}
 		}
-		news, err := s.opened(ctx)
-		if err != nil {
-			return err
-		}
-		again = again || news
 	}
 	return nil
 }
+
+// checkFunc is elfdeps.Check or elfdeps.CheckLibrary.
+type checkFunc func(elfdeps.Tree, string, map[string]string) (elfdeps.Report, error)
 
 // mayBeELF spares the opening of files that can't be programs or libraries.
 func mayBeELF(p string, mode uint32) bool {
@@ -149,7 +147,7 @@ func mayBeELF(p string, mode uint32) bool {
 // librariesOf keeps what one ELF file needs, unpacking packages until all is
 // there. What no package brings is warned of: it may be a plugin for what is not installed.
 func (s *selection) librariesOf(ctx context.Context, p string, n *node) error {
-	check := elfdeps.CheckLibrary
+	var check checkFunc = elfdeps.CheckLibrary
 	if n.mode&0o111 != 0 && !strings.Contains(path.Base(p), ".so") {
 		check = elfdeps.Check
 	}
@@ -164,7 +162,7 @@ func (s *selection) librariesOf(ctx context.Context, p string, n *node) error {
 			for _, library := range report.Libraries {
 				s.tree.keep(library)
 			}
-			return nil
+			return s.opened(ctx, p, check)
 		case !errors.As(err, &missing):
 			s.warn("/%s: %v", p, err)
 			return nil

@@ -232,6 +232,17 @@ func (t *tree) Open(name string) (*io.SectionReader, error) {
 	return io.NewSectionReader(fileAt{t.root, p}, 0, info.Size()), nil
 }
 
+// kept is a tree as it will be in the image.
+type kept struct{ *tree }
+
+// Open implements elfdeps.Tree.
+func (k kept) Open(name string) (*io.SectionReader, error) {
+	if n := k.nodes[k.file(name)]; n == nil || !n.keep {
+		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
+	return k.tree.Open(name)
+}
+
 type fileAt struct {
 	root *os.Root
 	name string

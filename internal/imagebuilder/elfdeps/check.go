@@ -45,7 +45,7 @@ const (
 // the program's environment, of which LD_LIBRARY_PATH and LD_PRELOAD count. Every error is a
 // fleet.Error of KindInvalid; where something is missing it wraps a *Missing.
 func Check(tree Tree, program string, env map[string]string) (Report, error) {
-	c := &checker{tree: tree, env: env, seen: map[string]*object{}, files: map[string]*file{}, foreign: map[string]string{}}
+	c := newChecker(tree, env)
 	f, err := c.read(program)
 	if err != nil {
 		return Report{}, err
@@ -87,6 +87,10 @@ type checker struct {
 	report  Report
 }
 
+func newChecker(tree Tree, env map[string]string) *checker {
+	return &checker{tree: tree, env: env, seen: map[string]*object{}, files: map[string]*file{}, foreign: map[string]string{}}
+}
+
 func (c *checker) start(program string, f *file) error {
 	loader, err := c.tree.Open(f.interp)
 	if err != nil {
@@ -107,7 +111,8 @@ func (c *checker) start(program string, f *file) error {
 // CheckLibrary is Check for a file that a program loads while it runs, as a
 // plugin is, by glibc's loader. What is no ELF file for Linux on x86-64 needs nothing.
 func CheckLibrary(tree Tree, name string, env map[string]string) (Report, error) {
-	c := &checker{tree: tree, env: env, libc: glibc(tree), seen: map[string]*object{}, files: map[string]*file{}}
+	c := newChecker(tree, env)
+	c.libc = glibc(tree)
 	f := c.usable(name)
 	if f == nil {
 		return Report{}, nil
