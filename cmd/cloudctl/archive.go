@@ -36,8 +36,14 @@ func (s *source) failed() error {
 const manifestName = "package.manifest"
 
 // packageSource looks at what is to be uploaded.
-func packageSource(path string) (*source, error) {
+func packageSource(path, opsHome string) (*source, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if at, found := opsPackage(opsHome, path); found {
+			path = at
+			info, err = os.Stat(path)
+		}
+	}
 	if err != nil {
 		return nil, usagef("reading the package: %w", err)
 	}

@@ -168,3 +168,31 @@ func TestPackageCreateFromElsewhere(t *testing.T) {
 		require.Contains(t, r.err.String(), says)
 	}
 }
+
+func TestPackageOfOPSByItsName(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	tarball := filepath.Join(home, "packages", "eyberg", "redis-server_7.2", "amd64.tar.gz")
+	var body bytes.Buffer
+	require.NoError(t, writeArchive(&body, tree(t, 0)))
+	require.NoError(t, os.MkdirAll(filepath.Dir(tarball), 0o755))
+	require.NoError(t, os.WriteFile(tarball, body.Bytes(), 0o600))
+	unpacked := filepath.Join(home, "packages", "amd64", "eyberg", "node_v20")
+	require.NoError(t, os.MkdirAll(filepath.Dir(unpacked), 0o755))
+	require.NoError(t, os.Rename(tree(t, 0), unpacked))
+	for ref, want := range map[string]string{"eyberg/redis-server:7.2": tarball, "eyberg/node:v20": unpacked} {
+		s, err := packageSource(ref, home)
+		require.NoError(t, err)
+		require.Equal(t, want, s.path)
+		r, err := s.open()
+		require.NoError(t, err)
+		sent, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.NoError(t, r.Close())
+		require.Equal(t, body.Bytes(), sent)
+	}
+	for _, ref := range []string{"eyberg/node:v21", "../redis-server:7.2", "eyberg/../x:1", "eyberg/node"} {
+		_, err := packageSource(ref, home)
+		require.ErrorContains(t, err, "no such file", ref)
+	}
+}

@@ -24,7 +24,8 @@ func (a *app) packageCreate() *cobra.Command {
 		Long: `Make a package. SOURCE is one of
   - a program for Linux on x86-64 (an ELF file);
   - a directory that holds a package.manifest, or such a directory as a tar,
-    also compressed with gzip or zstd: packages of OPS are such tars;
+    also compressed with gzip or zstd: packages of OPS are such tars, and one
+    that OPS has fetched may be named as it names it, NAMESPACE/NAME:VERSION;
   - a container image as an archive: an OCI image layout, or what docker save
     writes.
 Instead of SOURCE, --oci names an image in a registry, which the server pulls
@@ -49,7 +50,7 @@ twice changes nothing; other content under the same name and version is refused.
 				return err
 			}
 			if len(args) == 1 {
-				open, err := packageSource(args[0])
+				open, err := packageSource(args[0], a.opsHome())
 				if err != nil {
 					return err
 				}

@@ -69,7 +69,7 @@ func (b *Builder) ImportFetched(ctx context.Context, fetch Fetch, o ImportOption
 		}
 		laid, err := fetch(ctx, dir)
 		if err != nil {
-			return nil, err
+			return nil, storageError("fetching the source", err)
 		}
 		return source.FromDirectory(ctx, dir, laid, so)
 	})

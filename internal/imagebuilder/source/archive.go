@@ -28,7 +28,7 @@ type storeFunc func(r io.Reader, size int64) (int64, error)
 // the disk of o.SpoolDir is full; errors of r itself come back wrapped. The
 // caller closes the Package.
 func ReadArchive(ctx context.Context, r io.Reader, o Options) (*Package, error) {
-	return o.read(func(s *spool, o Options) (*base, error) {
+	return o.read(ctx, func(s *spool, o Options) (*base, error) {
 		in, err := decompressed(r)
 		if err != nil {
 			return nil, err

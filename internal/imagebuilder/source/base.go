@@ -29,7 +29,7 @@ type base struct {
 // they fetch; o.Overlay is laid over it. The caller closes the Package, and
 // may remove the directory at once.
 func FromDirectory(ctx context.Context, dir string, d Laid, o Options) (*Package, error) {
-	return o.read(func(s *spool, o Options) (*base, error) {
+	return o.read(ctx, func(s *spool, o Options) (*base, error) {
 		c := newCollector(s, o.Limits)
 		if err := c.addDirectory(ctx, dir); err != nil {
 			return nil, err
@@ -56,13 +56,13 @@ func FromDirectory(ctx context.Context, dir string, d Laid, o Options) (*Package
 
 // read opens a spool, reads the overlay where there is one, then the source,
 // and joins them. The spool becomes the package's, or is given up.
-func (o Options) read(from func(*spool, Options) (*base, error)) (*Package, error) {
+func (o Options) read(ctx context.Context, from func(*spool, Options) (*base, error)) (*Package, error) {
 	o.Limits = o.Limits.withDefaults()
 	s, err := newSpool(o.SpoolDir)
 	if err != nil {
 		return nil, err
 	}
-	p, err := o.join(s, from)
+	p, err := o.join(ctx, s, from)
 	if err != nil {
 		return nil, errors.Join(err, s.f.Close())
 	}
@@ -70,8 +70,8 @@ func (o Options) read(from func(*spool, Options) (*base, error)) (*Package, erro
 	return p, nil
 }
 
-func (o Options) join(s *spool, from func(*spool, Options) (*base, error)) (*Package, error) {
-	over, err := o.overlay(s)
+func (o Options) join(ctx context.Context, s *spool, from func(*spool, Options) (*base, error)) (*Package, error) {
+	over, err := o.overlay(ctx, s)
 	if err != nil {
 		return nil, err
 	}

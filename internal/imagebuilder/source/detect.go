@@ -12,8 +12,8 @@ import (
 )
 
 // maxWindow bounds what a zstd stream may have us keep in memory (RFC 8878
-// recommends that decoders take 8 MiB; `zstd --ultra -22` and --long=27 need 128 MiB).
-const maxWindow = 128 << 20
+// recommends that decoders take 8 MiB, as zstd -19 needs; only its --long and --ultra go beyond).
+const maxWindow = 64 << 20
 
 // stream is an input with what compressed it taken away.
 type stream struct {

@@ -17,7 +17,7 @@ func ReadDirectory(ctx context.Context, dir string, o Options) (*Package, error)
 	if abs, err := filepath.Abs(dir); err == nil {
 		o.topDirectory = filepath.Base(abs)
 	}
-	return o.read(func(s *spool, o Options) (*base, error) {
+	return o.read(ctx, func(s *spool, o Options) (*base, error) {
 		c := newCollector(s, o.Limits)
 		if err := c.addDirectory(ctx, dir); err != nil {
 			return nil, err

@@ -305,10 +305,10 @@ func (l *layered) flatten(t *Tree, n *node, at string) error {
 func (l *layered) warnings(user string) []string {
 	var w []string
 	if l.devices > 0 {
-		w = append(w, fmt.Sprintf("%d members below /dev were left out: the guest has its own /dev", l.devices))
+		w = append(w, fmt.Sprintf("what the image has below /dev was left out (%d members): the guest has its own /dev", l.devices))
 	}
 	if l.others > 0 && user != "" {
-		w = append(w, fmt.Sprintf("%d members of the layers belong to other users than root, which is not kept: where %s must write, use Persist or a directory that all may write to", l.others, user))
+		w = append(w, fmt.Sprintf("other users than root own members of the layers (%d), which is not kept: where %s must write, use Persist or a directory that all may write to", l.others, user))
 	}
 	return w
 }

@@ -33,7 +33,7 @@ const (
 // it. A reference or image at fault is KindInvalid, a registry that can't be
 // reached KindUnavailable. The caller closes the Package.
 func Pull(ctx context.Context, ref string, o Options) (*Package, error) {
-	return o.read(func(s *spool, o Options) (*base, error) {
+	return o.read(ctx, func(s *spool, o Options) (*base, error) {
 		within, cancel := context.WithTimeout(ctx, PullTimeout)
 		defer cancel()
 		img, err := pull(within, ref, o.Limits)

@@ -16,7 +16,7 @@ type overlay struct {
 }
 
 // overlay reads what Options name; nil where they name none.
-func (o Options) overlay(s *spool) (*overlay, error) {
+func (o Options) overlay(ctx context.Context, s *spool) (*overlay, error) {
 	if o.Overlay == nil {
 		return nil, nil
 	}
@@ -26,7 +26,7 @@ func (o Options) overlay(s *spool) (*overlay, error) {
 		return nil, overlayError(err)
 	}
 	defer in.close()
-	if err := c.readTar(in.r, c.storing(context.Background())); err != nil {
+	if err := c.readTar(in.r, c.storing(ctx)); err != nil {
 		return nil, overlayError(err)
 	}
 	tree, err := c.finish()
