@@ -42,7 +42,7 @@ func stopTimeout(c guest.Config) time.Duration {
 }
 
 // environment is the program's, with what shells and daemons take for granted.
-func environment(c guest.Config, who *identity) []string {
+func environment(c guest.Config, who *guest.User) []string {
 	env := make([]string, 0, len(c.Env)+2)
 	for name, value := range c.Env {
 		env = append(env, name+"="+value)
@@ -52,8 +52,8 @@ func environment(c guest.Config, who *identity) []string {
 	}
 	if _, ok := c.Env["HOME"]; !ok {
 		home := "/"
-		if who != nil && who.home != "" {
-			home = who.home
+		if who != nil && who.Home != "" {
+			home = who.Home
 		}
 		env = append(env, "HOME="+home)
 	}

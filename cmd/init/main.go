@@ -33,7 +33,7 @@ type machine struct {
 	// volume is an open directory at the root of the volume; nil without one.
 	volume *os.File
 	// user runs the program; nil is root.
-	user *identity
+	user *guest.User
 }
 
 // live runs the guest from its start to the end of its program and tells how it ended.
@@ -94,7 +94,7 @@ func (m *machine) boot() error {
 	if err := enterRoot(); err != nil {
 		return err
 	}
-	if m.user, err = findUser(m.cfg.User, "/etc"); err != nil {
+	if m.user, err = findUser(m.cfg.User); err != nil {
 		return err
 	}
 	if err := admit(m.user); err != nil {

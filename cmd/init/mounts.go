@@ -107,7 +107,7 @@ func scratchPlaces() []string {
 }
 
 // makeWritable puts persistent paths and scratch places over the read-only root.
-func makeWritable(c guest.Config, volume, scratch *os.File, who *identity) error {
+func makeWritable(c guest.Config, volume, scratch *os.File, who *guest.User) error {
 	persist := persistPaths(c.Persist)
 	for _, p := range persist {
 		if err := bindPersistent(p, volume, who); err != nil {
@@ -124,7 +124,7 @@ func makeWritable(c guest.Config, volume, scratch *os.File, who *identity) error
 			return fmt.Errorf("making %s writable: %w", p, err)
 		}
 		// The place itself stays root's, as everywhere; what the image has in it is there for the program.
-		if !who.root() {
+		if !isRoot(who) {
 			if err := giveContent(source, 0, who); err != nil {
 				return fmt.Errorf("making %s writable: %w", p, err)
 			}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"dormouse/internal/guest"
 )
 
 // persistDir is where the volume holds the persistent paths; a path's name in
@@ -34,7 +36,7 @@ func escapeName(p string) string {
 
 // bindPersistent puts the volume's copy over one path of the image, making the
 // copy where there is none. It belongs to the program's user.
-func bindPersistent(p string, volume *os.File, who *identity) error {
+func bindPersistent(p string, volume *os.File, who *guest.User) error {
 	info, err := os.Stat(p)
 	if err != nil || !info.IsDir() {
 		return fmt.Errorf("the persistent path %s is no directory of the image: the image must have it, even if empty", p)
@@ -48,7 +50,7 @@ func bindPersistent(p string, volume *os.File, who *identity) error {
 	} else if err != nil {
 		return fmt.Errorf("looking for %s on the volume: %w", p, err)
 	} else if err := give(there, who); err != nil { // another release may have run as somebody else
-		return fmt.Errorf("giving the persistent path %s to user %d: %w", p, who.uid, err)
+		return fmt.Errorf("giving the persistent path %s to user %d: %w", p, who.UID, err)
 	}
 	if err := syscall.Mount(there, p, "", syscall.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mounting the persistent path %s: %w", p, err)
@@ -58,7 +60,7 @@ func bindPersistent(p string, volume *os.File, who *identity) error {
 
 // fillPersistent copies under another name, writes everything out, then renames:
 // whatever interrupts it, the next boot finds all of it or starts over.
-func fillPersistent(p, there string, volume *os.File, who *identity) error {
+func fillPersistent(p, there string, volume *os.File, who *guest.User) error {
 	for _, dir := range []string{persistDir, unfinished} {
 		if err := os.Mkdir(fdPath(volume, dir), 0o755); err != nil && !os.IsExist(err) {
 			return err

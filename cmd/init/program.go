@@ -12,7 +12,7 @@ import (
 )
 
 // startProgram starts the program in a session of its own and returns its process ID.
-func startProgram(c guest.Config, who *identity) (int, error) {
+func startProgram(c guest.Config, who *guest.User) (int, error) {
 	dir := c.Dir
 	if dir == "" {
 		dir = "/"
@@ -30,7 +30,7 @@ func startProgram(c guest.Config, who *identity) (int, error) {
 	defer in.Close()
 	sys := &syscall.SysProcAttr{Setsid: true}
 	if who != nil {
-		sys.Credential = &syscall.Credential{Uid: uint32(who.uid), Gid: uint32(who.gid), Groups: who.groups}
+		sys.Credential = &syscall.Credential{Uid: uint32(who.UID), Gid: uint32(who.GID), Groups: who.Groups}
 	}
 	pid, err := syscall.ForkExec(c.Program, append([]string{c.Program}, c.Args...), &syscall.ProcAttr{
 		Dir:   dir,

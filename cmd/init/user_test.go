@@ -3,61 +3,13 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-)
 
-func TestFindUser(t *testing.T) {
-	t.Parallel()
-	etc := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(etc, "passwd"), []byte("root:x:0:0::/root:/bin/sh\nshort:x\npostgres:x:105:110::/var/lib/postgresql:/bin/sh\nbad:x:many:1::/:/\nall:x:4294967295:1::/:/\n"), 0o644))
-	require.NoError(t, os.WriteFile(filepath.Join(etc, "group"), []byte("postgres:x:110:\nssl-cert:x:111:root,postgres\nbad:x:many:bad\n"), 0o644))
-	for spec, want := range map[string]identity{
-		"root":              {groups: []uint32{111}, home: "/root"},
-		"postgres":          {uid: 105, gid: 110, groups: []uint32{111}, home: "/var/lib/postgresql"},
-		"105":               {uid: 105, gid: 110, groups: []uint32{111}, home: "/var/lib/postgresql"},
-		"postgres:ssl-cert": {uid: 105, gid: 111, home: "/var/lib/postgresql"},
-		"postgres:7":        {uid: 105, gid: 7, home: "/var/lib/postgresql"},
-		"1000":              {uid: 1000},
-		"1000:1000":         {uid: 1000, gid: 1000},
-	} {
-		got, err := findUser(spec, etc)
-		require.NoError(t, err, spec)
-		if want.groups == nil {
-			require.Empty(t, got.groups, spec)
-			got.groups = nil
-		}
-		require.Equal(t, &want, got, spec)
-	}
-	for spec, want := range map[string]string{
-		"mysql":          `no user "mysql"`,
-		":5":             `no user ""`,
-		"-1":             `no user "-1"`,
-		"4294967295":     "no number",
-		"root:nobody":    `no group "nobody"`,
-		"postgres:":      `no group ""`,
-		"bad":            "no number",
-		"all":            "no number",
-		"99999999999999": "no user",
-	} {
-		_, err := findUser(spec, etc)
-		require.ErrorContains(t, err, want, spec)
-	}
-	nobody, err := findUser("", etc)
-	require.NoError(t, err)
-	require.True(t, nobody.root())
-	// An image without account files has numbers only.
-	got, err := findUser("5:6", t.TempDir())
-	require.NoError(t, err)
-	require.Equal(t, []int{5, 6}, []int{got.uid, got.gid})
-	// A line without an end is an error, and no memory is taken for it.
-	require.NoError(t, os.WriteFile(filepath.Join(etc, "passwd"), []byte(strings.Repeat("x", maxAccounts+1)), 0o644))
-	_, err = findUser("root", etc)
-	require.ErrorContains(t, err, "accounts")
-}
+	"dormouse/internal/guest"
+)
 
 func TestGive(t *testing.T) {
 	t.Parallel()
@@ -82,7 +34,7 @@ func TestGive(t *testing.T) {
 	require.NoError(t, give(dir, nil))
 	require.Equal(t, [2]int{100, 100}, who("."))
 
-	require.NoError(t, give(dir, &identity{uid: 7, gid: 8}))
+	require.NoError(t, give(dir, &guest.User{UID: 7, GID: 8}))
 	for name, want := range map[string][2]int{
 		".": {7, 8}, "roots": {7, 8}, "roots/file": {7, 8}, "old/file": {7, 8}, "link": {7, 8}, "theirs/file": {200, 200},
 	} {
@@ -94,6 +46,6 @@ func TestGive(t *testing.T) {
 
 	// What has come since is left alone.
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "new"), nil, 0o600))
-	require.NoError(t, give(dir, &identity{uid: 7, gid: 8}))
+	require.NoError(t, give(dir, &guest.User{UID: 7, GID: 8}))
 	require.Equal(t, [2]int{0, 0}, who("new"))
 }
