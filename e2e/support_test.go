@@ -56,10 +56,11 @@ func decoded[T any](t *testing.T, text string) T {
 	return out
 }
 
-// upload uploads a package directory and returns its name@version.
-func upload(t *testing.T, e *harness.Environment, dir string) string {
+// upload makes a package, of a directory or of what else the arguments name, and
+// returns its name@version.
+func upload(t *testing.T, e *harness.Environment, source ...string) string {
 	t.Helper()
-	p := decoded[client.Package](t, ctl(t, e, "-o", "json", "package", "create", dir).Stdout)
+	p := decoded[client.Package](t, ctl(t, e, append([]string{"-o", "json", "package", "create"}, source...)...).Stdout)
 	require.NotEmpty(t, p.ID)
 	require.Len(t, p.Digest, 64)
 	return p.Name + "@" + p.Version

@@ -61,7 +61,9 @@ func build() built {
 			}
 		}
 		for name, content := range map[string]string{
-			"etc/hosts": "", "etc/hostname": "", "etc/resolv.conf": "",
+			"etc/passwd": "root:x:0:0:root:/root:/bin/sh\napp:x:101:102::/var/lib/app:/bin/false\n",
+			"etc/group":  "app:x:102:\nextra:x:200:daemon,app\n",
+			"etc/hosts":  "", "etc/hostname": "", "etc/resolv.conf": "",
 			"var/lib/app/seed": "from the image", "bin/script": "#!/bin/gone\n",
 		} {
 			if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o755); err != nil {
@@ -75,7 +77,7 @@ func build() built {
 		if err := os.WriteFile(filepath.Join(root, "bin/foreign"), foreign, 0o755); err != nil {
 			return err
 		}
-		if err := os.Chmod(filepath.Join(root, "var/lib/app/seed"), 0o640); err != nil {
+		if err := errors.Join(os.Chmod(filepath.Join(root, "var/lib/app/seed"), 0o640), os.Chmod(filepath.Join(root, "tmp"), 0o777|os.ModeSticky)); err != nil {
 			return err
 		}
 		if err := goBuild(".", filepath.Join(b.dir, "init")); err != nil {

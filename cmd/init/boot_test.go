@@ -95,6 +95,40 @@ func TestBootVolumePersists(t *testing.T) {
 	}
 }
 
+// The program runs as the configuration says, and has what it needs for that; a
+// release that runs as somebody else takes the volume over.
+func TestBootRunsAsUser(t *testing.T) {
+	t.Parallel()
+	c := webConfig()
+	c.Persist = []string{"/var/lib/app"}
+	volume := newVolume(t)
+	for _, as := range []struct{ user, who, seed string }{
+		{"app", "101 102 [200]/var/lib/app", "640 101 102"},
+		{"1234:extra", "1234 200 []/", "640 1234 200"},
+	} {
+		c.User = as.user
+		v := boot(t, c, machineOptions{volume: volume})
+		for _, e := range []guest.Event{guest.EventHello, guest.EventStarted, guest.EventReady} {
+			v.next(e)
+		}
+		_, body := v.get("/whoami")
+		require.Equal(t, as.who, body)
+		_, body = v.get("/stat?file=/var/lib/app/seed")
+		require.Equal(t, as.seed, body)
+		_, body = v.get("/stat?file=/var/lib/app/owned")
+		require.Equal(t, "600 33 44", body, "what is another's in the image stays theirs")
+		for file, want := range map[string]int{"/var/lib/app/x": 200, "/var/log/app/x": 200, "/tmp/x": 200, "/dev/stderr": 200, "/run/x": 403} {
+			code, body := v.get("/write?text=x&file=" + file)
+			require.Equal(t, want, code, "%s: %s", file, body)
+		}
+		code, body := v.get("/listen?address=:80")
+		require.Equal(t, 200, code, body)
+		v.does(guest.Command{Verb: guest.VerbShutdown})
+		require.Equal(t, guest.GoneStopped, v.awaitOff().Reason)
+		require.NoError(t, command("e2fsck", "-f", "-n", volume), "the volume must be clean")
+	}
+}
+
 func TestBootProgramExitsUnheard(t *testing.T) {
 	t.Parallel()
 	c := webConfig()
@@ -149,6 +183,7 @@ func TestBootFailures(t *testing.T) {
 		"NoProgram":       {func(c *guest.Config) { c.Program = "/bin/none" }, machineOptions{}, "no such file"},
 		"WrongMachine":    {func(c *guest.Config) { c.Program = "/bin/foreign" }, machineOptions{}, "another machine (AArch64)"},
 		"NoInterpreter":   {func(c *guest.Config) { c.Program = "/bin/script" }, machineOptions{}, "interpreter /bin/gone: there is no such file"},
+		"NoUser":          {func(c *guest.Config) { c.User = "stranger" }, machineOptions{}, `/etc/passwd has no user "stranger"`},
 		"NoVolume":        {func(c *guest.Config) { c.Persist = []string{"/var/lib/app"} }, machineOptions{}, "no disk with serial number dm-volume"},
 	} {
 		t.Run(name, func(t *testing.T) {

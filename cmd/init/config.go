@@ -42,7 +42,7 @@ func stopTimeout(c guest.Config) time.Duration {
 }
 
 // environment is the program's, with what shells and daemons take for granted.
-func environment(c guest.Config) []string {
+func environment(c guest.Config, who *guest.User) []string {
 	env := make([]string, 0, len(c.Env)+2)
 	for name, value := range c.Env {
 		env = append(env, name+"="+value)
@@ -51,7 +51,11 @@ func environment(c guest.Config) []string {
 		env = append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	}
 	if _, ok := c.Env["HOME"]; !ok {
-		env = append(env, "HOME=/")
+		home := "/"
+		if who != nil && who.Home != "" {
+			home = who.Home
+		}
+		env = append(env, "HOME="+home)
 	}
 	return env
 }

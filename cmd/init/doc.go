@@ -43,7 +43,11 @@
 //
 // # The program
 //
-// It runs as root in a session of its own, with the configuration's environment
+// It runs in a session of its own as Config.User, which the image's /etc/passwd and
+// /etc/group know or which is a number, else as root. A user has low ports, the
+// console, the persistent directories and what the image has in the writable
+// places; what on the volume was root's or another release's user's becomes
+// theirs. The program gets the configuration's environment
 // (PATH and HOME are given where it sets none), standard input from /dev/null and
 // output to the console. When it ends, whatever else it started is killed.
 //

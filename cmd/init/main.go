@@ -32,6 +32,8 @@ type machine struct {
 	cfg guest.Config
 	// volume is an open directory at the root of the volume; nil without one.
 	volume *os.File
+	// user runs the program; nil is root.
+	user *guest.User
 }
 
 // live runs the guest from its start to the end of its program and tells how it ended.
@@ -96,7 +98,13 @@ func (m *machine) boot() error {
 	if err := enterRoot(); err != nil {
 		return err
 	}
-	if err := makeWritable(m.cfg, m.volume, scratch); err != nil {
+	if m.user, err = findUser(m.cfg.User); err != nil {
+		return err
+	}
+	if err := admit(m.user); err != nil {
+		return err
+	}
+	if err := makeWritable(m.cfg, m.volume, scratch, m.user); err != nil {
 		return err
 	}
 	if err := configureNetwork(m.cfg.Network); err != nil {

@@ -107,10 +107,10 @@ func scratchPlaces() []string {
 }
 
 // makeWritable puts persistent paths and scratch places over the read-only root.
-func makeWritable(c guest.Config, volume, scratch *os.File) error {
+func makeWritable(c guest.Config, volume, scratch *os.File, who *guest.User) error {
 	persist := persistPaths(c.Persist)
 	for _, p := range persist {
-		if err := bindPersistent(p, volume); err != nil {
+		if err := bindPersistent(p, volume, who); err != nil {
 			return err
 		}
 	}
@@ -122,6 +122,12 @@ func makeWritable(c guest.Config, volume, scratch *os.File) error {
 		source, err := copyDirOnto(p, fdPath(scratch, escapeName(p)))
 		if err != nil {
 			return fmt.Errorf("making %s writable: %w", p, err)
+		}
+		// The place itself stays root's, as everywhere; what the image has in it is there for the program.
+		if !isRoot(who) {
+			if err := giveContent(source, 0, who); err != nil {
+				return fmt.Errorf("making %s writable: %w", p, err)
+			}
 		}
 		if err := syscall.Mount(source, p, "", syscall.MS_BIND, ""); err != nil {
 			return fmt.Errorf("making %s writable: %w", p, err)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"dormouse/internal/guest"
 )
 
 // persistDir is where the volume holds the persistent paths; a path's name in
@@ -33,20 +35,22 @@ func escapeName(p string) string {
 }
 
 // bindPersistent puts the volume's copy over one path of the image, making the
-// copy where there is none.
-func bindPersistent(p string, volume *os.File) error {
+// copy where there is none. It belongs to the program's user.
+func bindPersistent(p string, volume *os.File, who *guest.User) error {
 	info, err := os.Stat(p)
 	if err != nil || !info.IsDir() {
 		return fmt.Errorf("the persistent path %s is no directory of the image: the image must have it, even if empty", p)
 	}
 	there := fdPath(volume, persistDir+"/"+escapeName(p))
 	if _, err := os.Lstat(there); os.IsNotExist(err) {
-		err = fillPersistent(p, there, volume)
+		err = fillPersistent(p, there, volume, who)
 		if err != nil {
 			return fmt.Errorf("copying the image's %s to the volume: %w", p, err)
 		}
 	} else if err != nil {
 		return fmt.Errorf("looking for %s on the volume: %w", p, err)
+	} else if err := give(there, who); err != nil { // another release may have run as somebody else
+		return fmt.Errorf("giving the persistent path %s to user %d: %w", p, who.UID, err)
 	}
 	if err := syscall.Mount(there, p, "", syscall.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mounting the persistent path %s: %w", p, err)
@@ -56,7 +60,7 @@ func bindPersistent(p string, volume *os.File) error {
 
 // fillPersistent copies under another name, writes everything out, then renames:
 // whatever interrupts it, the next boot finds all of it or starts over.
-func fillPersistent(p, there string, volume *os.File) error {
+func fillPersistent(p, there string, volume *os.File, who *guest.User) error {
 	for _, dir := range []string{persistDir, unfinished} {
 		if err := os.Mkdir(fdPath(volume, dir), 0o755); err != nil && !os.IsExist(err) {
 			return err
@@ -67,6 +71,9 @@ func fillPersistent(p, there string, volume *os.File) error {
 		return err
 	}
 	if _, err := copyDirOnto(p, temporary); err != nil {
+		return err
+	}
+	if err := give(temporary, who); err != nil {
 		return err
 	}
 	if err := syncFileSystem(volume); err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // startProgram starts the program in a session of its own and returns its process ID.
-func startProgram(c guest.Config) (int, error) {
+func startProgram(c guest.Config, who *guest.User) (int, error) {
 	dir := c.Dir
 	if dir == "" {
 		dir = "/"
@@ -28,11 +28,15 @@ func startProgram(c guest.Config) (int, error) {
 		return 0, fmt.Errorf("starting %s: %w", c.Program, err)
 	}
 	defer in.Close()
+	sys := &syscall.SysProcAttr{Setsid: true}
+	if who != nil {
+		sys.Credential = &syscall.Credential{Uid: uint32(who.UID), Gid: uint32(who.GID), Groups: who.Groups}
+	}
 	pid, err := syscall.ForkExec(c.Program, append([]string{c.Program}, c.Args...), &syscall.ProcAttr{
 		Dir:   dir,
-		Env:   environment(c),
+		Env:   environment(c, who),
 		Files: []uintptr{in.Fd(), 1, 2},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Sys:   sys,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("starting %s: %w", c.Program, err)

@@ -64,7 +64,8 @@ func TestCheckConfig(t *testing.T) {
 	}
 	require.Equal(t, 10*time.Second, stopTimeout(guest.Config{}))
 	require.Equal(t, time.Second, stopTimeout(guest.Config{StopTimeout: time.Second}))
-	require.ElementsMatch(t, []string{"PATH=/x", "HOME=/"}, environment(guest.Config{Env: map[string]string{"PATH": "/x"}}))
+	require.ElementsMatch(t, []string{"PATH=/x", "HOME=/"}, environment(guest.Config{Env: map[string]string{"PATH": "/x"}}, nil))
+	require.Contains(t, environment(guest.Config{}, &guest.User{UID: 7, Home: "/home/x"}), "HOME=/home/x")
 }
 
 func TestPersistPathsAndNames(t *testing.T) {

@@ -77,7 +77,7 @@ func (s *supervisor) run() guest.Message {
 }
 
 func (s *supervisor) start() *guest.Message {
-	pid, err := startProgram(s.m.cfg)
+	pid, err := startProgram(s.m.cfg, s.m.user)
 	if err != nil {
 		gone := failed(err)
 		gone.Restarts = s.restarts.Count

@@ -15,7 +15,9 @@ import (
 	"dormouse/internal/api"
 	"dormouse/internal/fleet"
 	"dormouse/internal/imagebuilder"
+	"dormouse/internal/imagebuilder/deb"
 	"dormouse/internal/imagebuilder/releases"
+	"dormouse/internal/imagebuilder/source"
 	"dormouse/internal/provider/kvm"
 	"dormouse/internal/provider/kvm/hostnet"
 	"dormouse/internal/provider/sim"
@@ -90,7 +92,11 @@ func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log 
 	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: c.imageDir, Kernels: []imagebuilder.Kernel{p.kernel.kernel, p.nanos(c)}, Log: log}); err != nil {
 		return p, err
 	}
-	p.builder = builder{b: p.images}
+	p.builder = builder{b: p.images, debs: func(names []string) imagebuilder.Fetch {
+		return func(ctx context.Context, dir string) (source.Laid, error) {
+			return deb.Fetch(ctx, dir, names, deb.Options{CacheDir: filepath.Join(d.path, "debs")})
+		}
+	}}
 	if c.has(roleHost) || c.simulator != "" {
 		if p.sim, err = openSimulator(c, d, log, changed); err != nil {
 			return p, err
@@ -249,7 +255,7 @@ func (p *places) dial(ctx context.Context, network, address string) (net.Conn, e
 // builder is the image builder as the API sees it.
 type builder struct {
 	b *imagebuilder.Builder
-	// debs lays Debian's packages out; nil where this process can't.
+	// debs lays Debian's packages out.
 	debs func(names []string) imagebuilder.Fetch
 }
 
@@ -261,8 +267,6 @@ func (b builder) Import(ctx context.Context, s api.PackageSource) (fleet.Package
 	switch {
 	case s.OCI != "":
 		return b.b.ImportOCI(ctx, s.OCI, o)
-	case len(s.Deb) > 0 && b.debs == nil:
-		return fleet.Package{}, fleet.InvalidField("query.deb", "this server takes no packages of Debian's: unpack them into a directory with package.manifest and sysroot, and send that")
 	case len(s.Deb) > 0:
 		return b.b.ImportFetched(ctx, b.debs(s.Deb), o)
 	}

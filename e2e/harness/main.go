@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -123,12 +125,24 @@ func (s *Suite) Workspace(t testing.TB, version string) string {
 	})
 }
 
-// Debian returns a package directory of a program from the distribution's archive.
-func (s *Suite) Debian(t testing.TB, name string) string {
+// Daemon returns the arguments of `cloudctl package create` for examples/daemons/NAME:
+// the names of Debian's packages that its file debs lists, and what is laid over them.
+func (s *Suite) Daemon(t testing.TB, name string) []string {
 	t.Helper()
-	return s.made(t, "debian-"+name, func(all *tools, dir string) error {
-		return all.script("package-deb.sh", dir, name)
-	})
+	all, err := s.openTools()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(all.root, "examples", "daemons", name)
+	debs, err := os.ReadFile(filepath.Join(dir, "debs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--manifest", dir}
+	for deb := range strings.FieldsSeq(string(debs)) {
+		args = append(args, "--deb", deb)
+	}
+	return args
 }
 
 // Program returns a package directory with a static program of the module and

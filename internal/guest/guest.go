@@ -47,7 +47,10 @@ type Config struct {
 	Args     []string          `json:"args,omitempty"`
 	Env      map[string]string `json:"env,omitempty"`
 	// Dir is the working directory; "/" where empty.
-	Dir     string  `json:"dir,omitempty"`
+	Dir string `json:"dir,omitempty"`
+	// User is who the program runs as: a name in the image's /etc/passwd or a number,
+	// and after a colon a group or its number; root where empty.
+	User    string  `json:"user,omitempty"`
 	Network Network `json:"network"`
 	// Persist lists absolute directories that lie on the volume.
 	Persist []string `json:"persist,omitempty"`

@@ -45,7 +45,7 @@ const (
 // the program's environment, of which LD_LIBRARY_PATH and LD_PRELOAD count. Every error is a
 // fleet.Error of KindInvalid; where something is missing it wraps a *Missing.
 func Check(tree Tree, program string, env map[string]string) (Report, error) {
-	c := &checker{tree: tree, env: env, seen: map[string]*object{}, files: map[string]*file{}, foreign: map[string]string{}}
+	c := newChecker(tree, env)
 	f, err := c.read(program)
 	if err != nil {
 		return Report{}, err
@@ -87,6 +87,10 @@ type checker struct {
 	report  Report
 }
 
+func newChecker(tree Tree, env map[string]string) *checker {
+	return &checker{tree: tree, env: env, seen: map[string]*object{}, files: map[string]*file{}, foreign: map[string]string{}}
+}
+
 func (c *checker) start(program string, f *file) error {
 	loader, err := c.tree.Open(f.interp)
 	if err != nil {
@@ -101,7 +105,24 @@ func (c *checker) start(program string, f *file) error {
 	if isMusl(f.interp) {
 		c.libc = musl(c.tree)
 	}
-	root := &object{path: program, file: f}
+	return c.follow(&object{path: program, file: f})
+}
+
+// CheckLibrary is Check for a file that a program loads while it runs, as a
+// plugin is, by glibc's loader. What is no ELF file for Linux on x86-64 needs nothing.
+func CheckLibrary(tree Tree, name string, env map[string]string) (Report, error) {
+	c := newChecker(tree, env)
+	c.libc = glibc(tree)
+	f := c.usable(name)
+	if f == nil {
+		return Report{}, nil
+	}
+	err := c.follow(&object{path: name, file: f})
+	return c.report, err
+}
+
+// follow finds all that root needs, directly or not.
+func (c *checker) follow(root *object) error {
 	queue := []*object{root}
 	c.order = []*object{root}
 	for _, name := range strings.FieldsFunc(c.env["LD_PRELOAD"], func(r rune) bool { return r == ':' || r == ' ' }) {
@@ -125,7 +146,7 @@ func (c *checker) start(program string, f *file) error {
 				queue = append(queue, found)
 			}
 			if len(c.report.Libraries) > maxLibraries {
-				return invalid("%s needs more than %d libraries: link it statically", program, maxLibraries)
+				return invalid("%s needs more than %d libraries: link it statically", root.path, maxLibraries)
 			}
 		}
 	}

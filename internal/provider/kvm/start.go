@@ -248,7 +248,7 @@ func (i *instance) guestConfig(at hostnet.Attachment, mac string) guest.Config {
 	spec := i.rec.Spec
 	c := guest.Config{
 		Hostname: spec.Name, Program: spec.Manifest.Program, Args: spec.Manifest.Args, Env: spec.Env,
-		Dir: spec.Manifest.Dir, Restart: string(spec.Manifest.Restart), StopTimeout: i.p.o.StopGrace,
+		Dir: spec.Manifest.Dir, User: spec.Manifest.User, Restart: string(spec.Manifest.Restart), StopTimeout: i.p.o.StopGrace,
 		Network: guest.Network{Address: at.GuestAddress, Gateway: at.Gateway, MAC: mac, DNS: i.nameServers()},
 	}
 	if spec.Volume != nil {

@@ -3,6 +3,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -50,6 +51,18 @@ func serve() {
 		}
 		st := info.Sys().(*syscall.Stat_t)
 		fmt.Fprintf(w, "%o %d %d", st.Mode&0o7777, st.Uid, st.Gid)
+	})
+	http.HandleFunc("/whoami", func(w http.ResponseWriter, _ *http.Request) {
+		groups, _ := os.Getgroups()
+		fmt.Fprint(w, os.Getuid(), os.Getgid(), groups, os.Getenv("HOME"))
+	})
+	http.HandleFunc("/listen", func(w http.ResponseWriter, r *http.Request) {
+		l, err := net.Listen("tcp", r.FormValue("address"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		l.Close()
 	})
 	http.HandleFunc("/time", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, time.Now().UTC().Format(time.RFC3339))
