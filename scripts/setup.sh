@@ -3,8 +3,8 @@
 #
 # Puts in place what Dormouse needs on Debian or Ubuntu, and nothing that is
 # there already: packages (with apt), Go as go.mod says (into .cache/go, where
-# there is none) and the distribution's kernel (into .cache/kernel; it is not
-# installed). Says first what it installs and why, and asks before it uses sudo.
+# there is none), the distribution's kernel (into .cache/kernel) and its EFI stub
+# (into .cache/efi; neither is installed). Says first what it installs and why, and asks before it uses sudo.
 #
 #   --check     only tells what is missing; exits with 1 if anything is
 #   --test      also what the tests need
@@ -125,6 +125,10 @@ look() {
 	[ -n "$testing" ] || return 0
 	need mosquitto-clients "the end-to-end test publishes with a stock MQTT client" mosquitto_pub mosquitto_sub
 	need shellcheck "checks the shell scripts" shellcheck
+	need dosfstools "checks the EFI system partitions that are written" fsck.fat
+	need mtools "reads the EFI system partitions that are written" mcopy
+	[ -e "$sys/usr/share/OVMF/OVMF_CODE.fd" ] || [ -e "$sys/usr/share/OVMF/OVMF_CODE_4M.fd" ] ||
+		want ovmf "the firmware that disks which boot by themselves are started with"
 }
 
 has_lists() {
@@ -366,6 +370,19 @@ get_kernel() {
 	fi
 }
 
+# ---- the EFI stub ----
+
+stub=$root/.cache/efi/linuxx64.efi.stub
+
+# get_stub fetches what disks start with that are exported; nothing else needs it.
+get_stub() {
+	[ ! -s "$stub" ] || return 0
+	say "fetching the distribution's EFI stub into .cache/efi"
+	if "$root/scripts/fetch-efi-stub.sh" "${stub%/*}" >/dev/null; then return 0; fi
+	[ -z "$testing" ] || exit 1
+	say "going on without it: cloudctl image export will not make disks of the kernel linux"
+}
+
 # ---- all of it ----
 
 look
@@ -381,6 +398,8 @@ if [ -n "$check" ]; then
   kernel: the distribution's kernel boots the virtual machines; .cache/kernel holds none"
 	[ -z "$go_missing" ] || reasons="$reasons
   go: $go_missing"
+	[ -s "$stub" ] || reasons="$reasons
+  EFI stub: systemd's starts the disks that are exported; .cache/efi holds none"
 	[ -z "$reasons" ] || die "missing:$reasons
 scripts/setup.sh${testing:+ --test} gets it"
 	say "nothing is missing"
@@ -394,4 +413,5 @@ elif ! at_least "$go_version" "$go_wanted"; then
 	say "Go $go_version is here, and will fetch Go $go_wanted by itself"
 fi
 has_newest_kernel || get_kernel
+get_stub
 say "all that is needed is here"

@@ -56,14 +56,15 @@ complete_machine() {
 missing_packages() {
 	machine
 	run 0 --test
-	for p in qemu-system-x86 qemu-utils squashfs-tools e2fsprogs iproute2 curl ca-certificates postgresql mosquitto-clients shellcheck; do
+	for p in qemu-system-x86 qemu-utils squashfs-tools e2fsprogs iproute2 curl ca-certificates postgresql mosquitto-clients shellcheck dosfstools mtools ovmf; do
 		says "  $p: "
 	done
 	did '^update$'
-	did '^install qemu-system-x86 qemu-utils squashfs-tools e2fsprogs iproute2 curl ca-certificates mosquitto-clients shellcheck$'
+	did '^install qemu-system-x86 qemu-utils squashfs-tools e2fsprogs iproute2 curl ca-certificates mosquitto-clients shellcheck dosfstools mtools ovmf$'
 	did '^install postgresql-common$'
 	did '^install postgresql-15$'
 	did '^fetch-kernel$'
+	did '^fetch-efi-stub$'
 	not 'started clusters'
 	not 'ssh was denied'
 	gone "$w/sys/etc/postgresql/15/main"
@@ -81,6 +82,15 @@ all_there() {
 	[ ! -s "$w/log" ] || wrong "--check did something"
 }
 
+# Only exports need the stub: a run goes on without it, tests do not.
+no_stub() {
+	machine
+	: >"$w/no-stub"
+	run 0
+	says "going on without it"
+	run 1 --test
+}
+
 check_reports() {
 	machine
 	rm "$w/bin/go"
@@ -88,6 +98,7 @@ check_reports() {
 	says "  postgresql: "
 	says "  go: "
 	says "  kernel: "
+	says "  EFI stub: "
 	silent mosquitto
 	[ ! -s "$w/log" ] || wrong "--check did something"
 	gone "$w/tree/.cache"
@@ -328,7 +339,7 @@ bad_option() {
 }
 
 n=0 failed=''
-for name in missing_packages all_there check_reports no_sudo sudo_without_terminal sudo_wants_password \
+for name in missing_packages all_there no_stub check_reports no_sudo sudo_without_terminal sudo_wants_password \
 	declined agreed said_yes_before old_postgres old_qemu existing_cluster existing_policy failed_install \
 	retried_once kernel_with_old_lists kernel_without_lists kernel_after_update go_fetches_itself go_too_old \
 	go_replaced go_bad_checksum go_offline not_debian bad_option; do
