@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -73,11 +74,16 @@ func prepareKernel(ctx context.Context, d *dataDir, c config, log logrus.FieldLo
 		return none, "", fleet.Errorf(fleet.KindUnavailable,
 			"there is no guest kernel in %s: run scripts/fetch-kernel.sh DIR and start the provisioner with --kernel-packages DIR", dir)
 	}
-	initrd, err := makeInitrd(dir, k, init)
+	initrd, err := makeInitrd(dir, "initrd-", k, init, stock.BuildInitrd)
 	if err != nil {
 		return none, "", err
 	}
-	return linux.Options{KernelPath: k.BootPath(), InitrdPath: initrd}, k.Release, nil
+	disk := func(context.Context) (linux.DiskKernel, error) {
+		// Made when the first disk is exported: most hosts export none.
+		initrd, err := makeInitrd(dir, "initrd-disk-", k, init, stock.BuildDiskInitrd)
+		return linux.DiskKernel{VmlinuzPath: k.BootPath(), InitrdPath: initrd, StubPath: stubPath(c), Cmdline: stock.DiskCmdline}, err
+	}
+	return linux.Options{KernelPath: k.BootPath(), InitrdPath: initrd, Disk: disk}, k.Release, nil
 }
 
 func readInit(path string) ([]byte, error) {
@@ -95,19 +101,28 @@ func readInit(path string) ([]byte, error) {
 	return b, nil
 }
 
-// makeInitrd writes the initrd of a kernel and an init once; its name tells both.
-func makeInitrd(dir string, k stock.Kernel, init []byte) (string, error) {
+// stubPath is where the EFI stub for exported disks is: as named, or where
+// scripts/setup.sh puts it, beside the kernel packages.
+func stubPath(c config) string {
+	if c.efiStub != "" {
+		return c.efiStub
+	}
+	return filepath.Join(filepath.Dir(c.kernelPackages), "efi", "linuxx64.efi.stub")
+}
+
+// makeInitrd writes an initrd of a kernel and an init once; its name tells both.
+func makeInitrd(dir, prefix string, k stock.Kernel, init []byte, build func(io.Writer, string, []byte) error) (string, error) {
 	sum := sha256.New()
 	sum.Write([]byte(k.Digest))
 	sum.Write(init)
-	path := filepath.Join(dir, "initrd-"+hex.EncodeToString(sum.Sum(nil))[:16])
+	path := filepath.Join(dir, prefix+hex.EncodeToString(sum.Sum(nil))[:16])
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("looking for the initrd: %w", err)
 	}
 	var b bytes.Buffer
-	if err := stock.BuildInitrd(&b, k.Dir, init); err != nil {
+	if err := build(&b, k.Dir, init); err != nil {
 		return "", err
 	}
 	return path, explainDisk(path, writeFile(path, b.Bytes(), 0o644))

@@ -158,7 +158,7 @@ func writeDisk(ctx context.Context, f *os.File, in DiskInput) error {
 func diskConfig(p fleet.Package) guest.Config {
 	m := p.Manifest
 	c := guest.Config{
-		Hostname: p.Name, Program: m.Program, Args: m.Args, Env: m.Env, Dir: m.Dir, Restart: string(m.Restart),
+		Hostname: p.Name, Program: m.Program, Args: m.Args, Env: m.Env, Dir: m.Dir, User: m.User, Restart: string(m.Restart),
 		Persist: m.Persist, Network: guest.Network{DHCP: true, DNS: m.NameServers},
 	}
 	for _, port := range m.Ports {

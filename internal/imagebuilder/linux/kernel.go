@@ -35,6 +35,8 @@ type Options struct {
 	KernelPath, InitrdPath string
 	// Cmdline is the kernel's command line, less what the provider adds.
 	Cmdline string
+	// Disk returns what disks boot that are exported; nil: there are none.
+	Disk func(context.Context) (DiskKernel, error)
 	// Mksquashfs is the tool's path; empty finds it in the PATH.
 	Mksquashfs string
 }
