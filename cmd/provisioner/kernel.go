@@ -81,7 +81,7 @@ func prepareKernel(ctx context.Context, d *dataDir, c config, log logrus.FieldLo
 	disk := func(context.Context) (linux.DiskKernel, error) {
 		// Made when the first disk is exported: most hosts export none.
 		initrd, err := makeInitrd(dir, "initrd-disk-", k, init, stock.BuildDiskInitrd)
-		return linux.DiskKernel{VmlinuzPath: k.BootPath(), InitrdPath: initrd, StubPath: stubPath(c), Cmdline: stock.DiskCmdline}, err
+		return linux.DiskKernel{VmlinuzPath: k.VmlinuzPath(), InitrdPath: initrd, StubPath: stubPath(c), Cmdline: stock.DiskCmdline}, err
 	}
 	return linux.Options{KernelPath: k.BootPath(), InitrdPath: initrd, Disk: disk}, k.Release, nil
 }

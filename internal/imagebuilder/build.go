@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -39,11 +40,18 @@ func (b *Builder) build(k Kernel, rec record, p fleet.Package, run *build) (err 
 	}
 	log := b.log.WithFields(logrus.Fields{"image": id, "package": p.Name, "version": p.Version, "kernel": rec.Kernel})
 	begun := time.Now()
-	src, err := source.Open(b.packagePath(rec.PackageDigest), rec.PackageDigest, b.limits)
+	// The digest is computed while the image is built, and the image has no name before it is right.
+	src, verified, err := source.OpenUnverified(b.packagePath(rec.PackageDigest), rec.PackageDigest, b.limits)
 	if err != nil {
 		return permanent(err)
 	}
-	defer func() { err = errors.Join(err, src.Close()) }()
+	verified = sync.OnceValue(verified)
+	defer func() {
+		if damaged := verified(); damaged != nil && err != nil {
+			err = permanent(damaged) // whatever else came of it
+		}
+		err = errors.Join(err, src.Close())
+	}()
 	p.Manifest = src.Manifest // what the digest stands for, whatever the row says
 	run.total.Store(src.Tree.Bytes())
 	run.note("opened the package: %d files, directories and links of %d bytes", src.Tree.Len(), src.Tree.Bytes())
@@ -52,6 +60,9 @@ func (b *Builder) build(k Kernel, rec record, p fleet.Package, run *build) (err 
 		return storageError("building", err)
 	}
 	run.note("built")
+	if err := verified(); err != nil {
+		return permanent(err)
+	}
 	if err := finish(work.path, rec); err != nil {
 		return storageError("writing the image", err)
 	}

@@ -6,10 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"time"
 
@@ -157,69 +155,6 @@ func (t *Tree) writeTar(ctx context.Context, tw *tar.Writer, prefix string) erro
 		_, err := io.Copy(tw, t.Content(e))
 		return err
 	})
-}
-
-// Open reads a package back from a file that WriteCanonical wrote, without
-// copying its contents. A file whose SHA-256 is not digest is KindPermanent; one that
-// is not there is KindNotFound. The caller closes the Package.
-func Open(path, digest string, limits Limits) (*Package, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fleet.Errorf(fleet.KindNotFound, "opening the package: %w", err)
-	}
-	if err != nil {
-		return nil, fleet.Errorf(fleet.KindInternal, "opening the package: %w", err)
-	}
-	p, err := open(f, digest, limits)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return p, nil
-}
-
-func open(f *os.File, digest string, limits Limits) (*Package, error) {
-	o := Options{Limits: limits.withDefaults()}
-	// Tar's own headers came on top of what the limits allowed.
-	o.Limits.Bytes += int64(o.Limits.Members)*4096 + o.Limits.NameBytes*4 + o.Limits.ManifestBytes
-	o.Limits.Members += 3
-	hash := sha256.New()
-	in := &countingReader{r: io.TeeReader(f, hash)}
-	c := newCollector(&spool{f: f}, o.Limits)
-	damaged := func(err error) error {
-		return fleet.Errorf(fleet.KindPermanent, "the stored package %s is damaged, create it again: %w", f.Name(), err)
-	}
-	// tar.Reader reads a member's header and not a byte more, so the content begins here.
-	err := c.readTar(in, func(_ io.Reader, _ int64) (int64, error) { return in.n, nil })
-	if err == nil && hex.EncodeToString(hash.Sum(nil)) != digest {
-		err = errors.New("its digest differs")
-	}
-	if err != nil {
-		return nil, damaged(err)
-	}
-	tree, err := c.finish()
-	if err != nil {
-		return nil, damaged(err)
-	}
-	p, err := assemble(tree, o)
-	if err == nil {
-		err = p.takeOrigins(tree)
-	}
-	if err != nil {
-		return nil, damaged(err)
-	}
-	p.spool = f
-	return p, nil
-}
-
-type countingReader struct {
-	r io.Reader
-	n int64
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
 }
 
 type countingWriter struct {
