@@ -208,7 +208,7 @@ func TestBootBase(t *testing.T) {
 	require.Equal(t, "written", m.read("/tmp/x"))
 }
 
-func specialise(t testing.TB, k *Kernel, image string, tenant fleet.Tenant) fleet.TenantFiles {
+func mustSpecialise(t testing.TB, k *Kernel, image string, tenant fleet.Tenant) fleet.TenantFiles {
 	t.Helper()
 	files, err := k.Specialise(context.Background(), image, tenant, t.TempDir())
 	require.NoError(t, err)
@@ -231,7 +231,7 @@ func TestBootTenants(t *testing.T) {
 		{fleet.Tenant{Hostname: "two", Program: "/bin/guest", Args: []string{"second", "x"}, Env: map[string]string{"WHO": "two", "LARGE": strings.Repeat("v", 100_000)},
 			Network: fleet.GuestNetwork{Address: "10.2.0.9/24", Gateway: "10.2.0.2"}}, "net=10.2.0.0/24"},
 	} {
-		files := specialise(t, k, image, c.tenant)
+		files := mustSpecialise(t, k, image, c.tenant)
 		address, _, _ := strings.Cut(c.tenant.Network.Address, "/")
 		m := start(t, c.network, address, overlayDisks(image, files)...)
 		m.await("guest: serving")
@@ -269,7 +269,7 @@ func TestBootVolume(t *testing.T) {
 	for round := range 3 {
 		require.NoError(t, k.FormatVolume(context.Background(), image, persist, volume))
 		tenant := fleet.Tenant{Hostname: "one", Persist: persist, Env: map[string]string{"ROUND": fmt.Sprint(round)}}
-		m := start(t, "net=10.0.2.0/24", "10.0.2.15", append(overlayDisks(image, specialise(t, k, image, tenant)), volumeDisk(volume.Name())...)...)
+		m := start(t, "net=10.0.2.0/24", "10.0.2.15", append(overlayDisks(image, mustSpecialise(t, k, image, tenant)), volumeDisk(volume.Name())...)...)
 		m.await("guest: serving")
 		require.Equal(t, []string{fmt.Sprint("ROUND=", round)}, m.about().Env)
 		require.Equal(t, "x\n", m.read("/var/lib/app/deep/x"))
@@ -294,7 +294,7 @@ func TestBootExit(t *testing.T) {
 	t.Parallel()
 	k := New(Options{Dir: realRelease(t)})
 	image := guestImage(t, k, guestManifest, nil)
-	files := specialise(t, k, image, fleet.Tenant{Hostname: "one", Args: []string{"exit", "7"}})
+	files := mustSpecialise(t, k, image, fleet.Tenant{Hostname: "one", Args: []string{"exit", "7"}})
 	read := func() (Exit, bool) {
 		overlay, err := os.Open(files.OverlayPath)
 		require.NoError(t, err)
