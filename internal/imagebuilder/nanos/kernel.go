@@ -111,6 +111,11 @@ func (k *Kernel) Build(ctx context.Context, in imagebuilder.BuildInput, dir stri
 	if err := verify(ctx, disk, r, m, plan); err != nil {
 		return fmt.Errorf("reading the disk back: %w", err)
 	}
+	if r.efi != nil {
+		if err := os.WriteFile(filepath.Join(dir, efiName), r.efi, 0o644); err != nil {
+			return fmt.Errorf("writing the loader: %w", err)
+		}
+	}
 	record, err := json.Marshal(b)
 	if err != nil {
 		return err
