@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/imagebuilder/tfs"
 )
 
 // guest builds the boot tests' program and packs it.
@@ -208,7 +209,7 @@ func TestBootBase(t *testing.T) {
 	require.Equal(t, "written", m.read("/tmp/x"))
 }
 
-func specialise(t testing.TB, k *Kernel, image string, tenant fleet.Tenant) fleet.TenantFiles {
+func mustSpecialise(t testing.TB, k *Kernel, image string, tenant fleet.Tenant) fleet.TenantFiles {
 	t.Helper()
 	files, err := k.Specialise(context.Background(), image, tenant, t.TempDir())
 	require.NoError(t, err)
@@ -231,7 +232,7 @@ func TestBootTenants(t *testing.T) {
 		{fleet.Tenant{Hostname: "two", Program: "/bin/guest", Args: []string{"second", "x"}, Env: map[string]string{"WHO": "two", "LARGE": strings.Repeat("v", 100_000)},
 			Network: fleet.GuestNetwork{Address: "10.2.0.9/24", Gateway: "10.2.0.2"}}, "net=10.2.0.0/24"},
 	} {
-		files := specialise(t, k, image, c.tenant)
+		files := mustSpecialise(t, k, image, c.tenant)
 		address, _, _ := strings.Cut(c.tenant.Network.Address, "/")
 		m := start(t, c.network, address, overlayDisks(image, files)...)
 		m.await("guest: serving")
@@ -255,37 +256,45 @@ func TestBootTenants(t *testing.T) {
 	require.True(t, bytes.Equal(before, after), "the image stays as it is")
 }
 
-// What lies on the volume survives a power cut, and a new overlay.
+// What lies on the volume survives power cuts and new overlays. The second boot
+// persists more than the first one did.
 func TestBootVolume(t *testing.T) {
 	t.Parallel()
 	k := New(Options{Dir: realRelease(t)})
 	image := guestImage(t, k, guestManifest, map[string]string{"sysroot/data/seed": "seed\n", "sysroot/var/lib/app/deep/x": "x\n", "sysroot/var/lib/app/l": "->deep/x"})
-	volume, err := os.Create(filepath.Join(t.TempDir(), "volume"))
-	require.NoError(t, err)
-	defer volume.Close()
-	require.NoError(t, volume.Truncate(16<<20))
-	persist := []string{"/data", "/var/lib/app"}
+	v := volume(t, 16<<20)
 	var large string
-	for round := range 3 {
-		require.NoError(t, k.FormatVolume(context.Background(), image, persist, volume))
-		tenant := fleet.Tenant{Hostname: "one", Persist: persist, Env: map[string]string{"ROUND": fmt.Sprint(round)}}
-		m := start(t, "net=10.0.2.0/24", "10.0.2.15", append(overlayDisks(image, specialise(t, k, image, tenant)), volumeDisk(volume.Name())...)...)
+	for round := range 4 {
+		persist := []string{"/data", "/var/lib/app"}[:min(round+1, 2)]
+		require.NoError(t, k.FormatVolume(context.Background(), image, persist, v))
+		files := mustSpecialise(t, k, image, fleet.Tenant{Hostname: "one", Persist: persist, Env: map[string]string{"ROUND": fmt.Sprint(round)}})
+		m := start(t, "net=10.0.2.0/24", "10.0.2.15", append(overlayDisks(image, files), volumeDisk(v.Name())...)...)
 		m.await("guest: serving")
 		require.Equal(t, []string{fmt.Sprint("ROUND=", round)}, m.about().Env)
-		require.Equal(t, "x\n", m.read("/var/lib/app/deep/x"))
 		if round == 0 {
 			require.Equal(t, "seed\n", m.read("/data/seed"))
-			require.Equal(t, "x\n", m.read("/var/lib/app/l"))
 			m.write("/tmp/gone", "x")
-			m.write("/data/seed", "changed")
 		} else {
-			require.Equal(t, "changed", m.read("/data/seed"))
-			require.Equal(t, large, m.read("/var/lib/app/large"))
+			require.Equal(t, "x\n", m.read("/var/lib/app/l"))
+			require.Equal(t, fmt.Sprint("changed in ", round-1), m.read("/data/seed"))
+			require.Equal(t, large, m.read("/data/large"))
 			require.Contains(t, m.read("/tmp/gone"), "no such file")
+			m.write("/var/lib/app/deep/x", "x\n")
 		}
 		large = strings.Repeat(fmt.Sprint(round), 2<<20)
-		m.write("/var/lib/app/large", large)
+		m.write("/data/large", large)
+		m.write("/data/seed", fmt.Sprint("changed in ", round))
+		m.write("/tmp/large", large)
 		m.kill()
+
+		// What the kernel has written is read as what it is.
+		f, err := tfs.Open(v, 16<<20)
+		require.NoError(t, err)
+		_, err = f.Verify()
+		require.NoError(t, err)
+		require.Equal(t, large, text(t, f, "data/large"))
+		root, _ := tenantRoot(t, image, files)
+		require.Equal(t, large, text(t, root, "tmp/large"))
 	}
 }
 
@@ -294,7 +303,7 @@ func TestBootExit(t *testing.T) {
 	t.Parallel()
 	k := New(Options{Dir: realRelease(t)})
 	image := guestImage(t, k, guestManifest, nil)
-	files := specialise(t, k, image, fleet.Tenant{Hostname: "one", Args: []string{"exit", "7"}})
+	files := mustSpecialise(t, k, image, fleet.Tenant{Hostname: "one", Args: []string{"exit", "7"}})
 	read := func() (Exit, bool) {
 		overlay, err := os.Open(files.OverlayPath)
 		require.NoError(t, err)

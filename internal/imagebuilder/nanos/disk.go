@@ -75,11 +75,12 @@ func writeDisk(ctx context.Context, f *os.File, r *release, m fleet.Manifest, p 
 	}
 	used := state.Sectors() * tfs.SectorSize
 	root := max(used+logReserve+imageRoom, (m.RootBytes+tfs.SectorSize-1)/tfs.SectorSize*tfs.SectorSize)
-	b := &build{RootOffset: rootAt, TenantBytes: rootAt + root, Log: *state, Program: m.Program, Persist: m.Persist}
+	b := &build{RootOffset: rootAt, TenantBytes: rootAt + root, Log: *state, Program: m.Program, Persist: m.Persist, Klibs: wanted(m.Klibs), Release: r.digest}
 	if m.RootBytes == 0 {
 		b.TenantBytes = rootAt + used + tenantRoom
 	}
 	b.EtcIndex, _ = state.Directory(p.etc)
+	b.RootIndex, _ = state.Directory("")
 	if err := f.Truncate(rootAt + root); err != nil {
 		return nil, nil, err
 	}

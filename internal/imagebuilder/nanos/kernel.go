@@ -84,10 +84,14 @@ type build struct {
 	// TenantBytes is how long a tenant's disk is: what lies beyond the image is room to write.
 	TenantBytes int64     `json:"tenant_bytes"`
 	Log         tfs.State `json:"log"`
-	// EtcIndex is the tuple of /etc.
-	EtcIndex uint64   `json:"etc_index"`
-	Program  string   `json:"program"`
-	Persist  []string `json:"persist,omitempty"`
+	// EtcIndex and RootIndex are the tuples of what lies in /etc and in /.
+	EtcIndex  uint64   `json:"etc_index"`
+	RootIndex uint64   `json:"root_index"`
+	Program   string   `json:"program"`
+	Persist   []string `json:"persist,omitempty"`
+	Klibs     []string `json:"klibs,omitempty"`
+	// Release is the digest of the release that the image was built from.
+	Release string `json:"release"`
 }
 
 // Build implements imagebuilder.Kernel. What it has written it reads back, and
@@ -123,6 +127,11 @@ func (k *Kernel) Build(ctx context.Context, in imagebuilder.BuildInput, dir stri
 	_ = unix.SyncFileRange(int(disk.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	if err := verify(ctx, disk, r, m, plan); err != nil {
 		return fmt.Errorf("reading the disk back: %w", err)
+	}
+	if r.efi != nil {
+		if err := os.WriteFile(filepath.Join(dir, efiName), r.efi, 0o644); err != nil {
+			return fmt.Errorf("writing the loader: %w", err)
+		}
 	}
 	record, err := json.Marshal(b)
 	if err != nil {

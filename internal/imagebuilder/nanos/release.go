@@ -19,8 +19,10 @@ import (
 // release is a release directory, read.
 type release struct {
 	boot, kernel []byte
-	klibs        map[string][]byte
-	digest       string
+	// efi is the loader for machines without BIOS; nil where the release has none.
+	efi    []byte
+	klibs  map[string][]byte
+	digest string
 	// stamp says what the files looked like when they were read.
 	stamp string
 }
@@ -42,11 +44,14 @@ const (
 	signatureAt  = 510
 )
 
-const kernelName, bootName, klibsDir = "kernel.img", "boot.img", "klibs"
+const kernelName, bootName, efiName, klibsDir = "kernel.img", "boot.img", "bootx64.efi", "klibs"
 
 // stampOf tells whether a release directory is still as it was, without reading the files.
 func stampOf(dir string) (stamp string, klibs []string, err error) {
 	names := []string{bootName, kernelName}
+	if _, err := os.Stat(filepath.Join(dir, efiName)); err == nil {
+		names = append(names, efiName)
+	}
 	entries, err := os.ReadDir(filepath.Join(dir, klibsDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", nil, err
@@ -99,6 +104,9 @@ func (k *Kernel) load() (*release, error) {
 		return b
 	}
 	r.boot, r.kernel = read(bootName, maxBoot), read(kernelName, maxKernel)
+	if strings.Contains(stamp, efiName+" ") {
+		r.efi = read(efiName, maxBoot)
+	}
 	room := int64(maxKlibs)
 	for _, n := range klibs {
 		r.klibs[n] = read(filepath.Join(klibsDir, n), room)

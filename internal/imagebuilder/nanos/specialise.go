@@ -30,11 +30,16 @@ const maxRecord = 128 << 10
 
 // Specialise implements imagebuilder.Specialiser. Both files are readable by
 // their owner only: the environment holds secrets.
-func (k *Kernel) Specialise(_ context.Context, imageDir string, t fleet.Tenant, dir string) (_ fleet.TenantFiles, err error) {
+func (k *Kernel) Specialise(_ context.Context, imageDir string, t fleet.Tenant, dir string) (fleet.TenantFiles, error) {
 	b, err := readBuild(imageDir)
 	if err != nil {
 		return fleet.TenantFiles{}, err
 	}
+	return specialise(imageDir, b, t, dir, func(*tfs.Appender) error { return nil })
+}
+
+// specialise makes the tenant's files; more adds to the root file system.
+func specialise(imageDir string, b *build, t fleet.Tenant, dir string, more func(*tfs.Appender) error) (_ fleet.TenantFiles, err error) {
 	if err := check(b, t); err != nil {
 		return fleet.TenantFiles{}, err
 	}
@@ -44,7 +49,7 @@ func (k *Kernel) Specialise(_ context.Context, imageDir string, t fleet.Tenant, 
 			err = errors.Join(fmt.Errorf("making the tenant's disks: %w", err), removeAll(files.OverlayPath, files.ConfigPath))
 		}
 	}()
-	if err := writeNew(files.OverlayPath, func(f *os.File) error { return writeOverlay(f, imageDir, b, t) }); err != nil {
+	if err := writeNew(files.OverlayPath, func(f *os.File) error { return writeOverlay(f, imageDir, b, t, more) }); err != nil {
 		return fleet.TenantFiles{}, err
 	}
 	if err := writeNew(files.ConfigPath, func(f *os.File) error { return writeConfig(f, t) }); err != nil {
@@ -135,7 +140,7 @@ func address(n fleet.GuestNetwork) (*tfs.Tuple, error) {
 }
 
 // writeOverlay writes the tenant's record.
-func writeOverlay(f *os.File, imageDir string, b *build, t fleet.Tenant) (err error) {
+func writeOverlay(f *os.File, imageDir string, b *build, t fleet.Tenant, more func(*tfs.Appender) error) (err error) {
 	disk, err := os.Open(filepath.Join(imageDir, diskName))
 	if err != nil {
 		return fleet.Errorf(fleet.KindInternal, "opening the image: %w", err)
@@ -181,6 +186,9 @@ func writeOverlay(f *os.File, imageDir string, b *build, t fleet.Tenant) (err er
 		if err := a.Set(b.EtcIndex, tfs.Attr{Name: "hostname", Value: file}); err != nil {
 			return err
 		}
+	}
+	if err := more(a); err != nil {
+		return err
 	}
 	changes, err := a.Patches()
 	if err != nil {

@@ -198,6 +198,35 @@ func TestFormatVolume(t *testing.T) {
 	require.True(t, bytes.Equal(before, after))
 }
 
+// A later release persists more than the one that the volume was made for.
+func TestFormatVolumeExtends(t *testing.T) {
+	t.Parallel()
+	k := New(Options{Dir: fakeRelease(t)})
+	image := mustBuild(t, k, app(t))
+	v := volume(t, 8<<20)
+	require.NoError(t, k.FormatVolume(context.Background(), image, []string{"/var/lib/app"}, v))
+	open := func() *tfs.FS {
+		f, err := tfs.Open(v, 8<<20)
+		require.NoError(t, err)
+		_, err = f.Verify()
+		require.NoError(t, err)
+		return f
+	}
+	_, err := open().Lookup("data")
+	require.Error(t, err)
+	require.NoError(t, k.FormatVolume(context.Background(), image, []string{"/data", "/var/lib/app"}, v))
+	require.Equal(t, "seed\n", text(t, open(), "data/seed"))
+	require.Equal(t, "x\n", text(t, open(), "var/lib/app/deep/x"))
+
+	large := mustBuild(t, k, pack(t, `{"Name":"app","Version":"2","Program":"/bin/app","Persist":["/srv"]}`,
+		map[string]string{"sysroot/bin/app": "\x7fELF", "sysroot/srv/large": strings.Repeat("x", 7<<20)}))
+	err = k.FormatVolume(context.Background(), large, []string{"/srv"}, v)
+	require.Equal(t, fleet.KindInvalid, fleet.KindOf(err))
+	require.ErrorContains(t, err, "make it larger")
+	_, err = open().Lookup("srv")
+	require.Error(t, err, "what could not be added whole is not added at all")
+}
+
 func TestFormatVolumeRefused(t *testing.T) {
 	t.Parallel()
 	k := New(Options{Dir: fakeRelease(t)})

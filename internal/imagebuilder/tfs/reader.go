@@ -20,6 +20,8 @@ type FS struct {
 	r       io.ReaderAt
 	sectors int64
 	log     []logExtent
+	end     int64 // where the log ends, in bytes
+	dict    []any
 }
 
 // maxLog bounds the log in bytes; each value takes some memory.
@@ -33,6 +35,7 @@ func Open(r io.ReaderAt, size int64) (*FS, error) {
 	if err := l.read(); err != nil {
 		return nil, fmt.Errorf("reading a TFS: %w", err)
 	}
+	f.dict = l.d.dict
 	if len(l.d.dict) == 0 {
 		f.Root = &Tuple{}
 		return f, nil
@@ -140,6 +143,7 @@ func (l *logReader) extent(f *frame, x logExtent) (*logExtent, error) {
 		}
 		switch kind {
 		case recordEnd:
+			l.fs.end = (x.start+x.sectors)*SectorSize - int64(len(f.in)) - 1
 			return nil, nil
 		case recordSegment:
 		case recordLink:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"strings"
@@ -274,4 +275,31 @@ func TestReadFails(t *testing.T) {
 	_, err := Open(failing{broken}, 4096)
 	require.ErrorIs(t, err, broken)
 	require.NotErrorIs(t, err, ErrDamaged)
+}
+
+// So many names that they are searched where they lie.
+func TestManyNames(t *testing.T) {
+	t.Parallel()
+	s := &State{names: map[string]uint64{}}
+	for i := range 100_000 {
+		s.names[fmt.Sprint("name", i)] = uint64(i + 1)
+	}
+	raw, err := s.Names()
+	require.NoError(t, err)
+	require.Greater(t, len(raw), smallNames)
+	names := OpenNames(bytes.NewReader(raw), int64(len(raw)))
+	for i := 0; i < 100_000; i += 997 {
+		index, ok, err := names.lookup(fmt.Sprint("name", i))
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.EqualValues(t, i+1, index)
+		_, ok, err = names.lookup(fmt.Sprint("other", i))
+		require.NoError(t, err)
+		require.False(t, ok)
+	}
+	_, _, err = OpenNames(failing{errors.New("broken disk")}, int64(len(raw))).lookup("name1")
+	require.ErrorContains(t, err, "broken disk")
+	_, ok, err := OpenNames(bytes.NewReader(nil), 0).lookup("name1")
+	require.NoError(t, err)
+	require.False(t, ok)
 }

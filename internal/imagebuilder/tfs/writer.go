@@ -18,6 +18,9 @@ type Options struct {
 	// LogSectors is the length of the log's first extent; 0 is LogSectors. A small
 	// one makes a small volume. What does not fit goes into further extents.
 	LogSectors int64
+	// Sectors is how long the file system will be: files that leave no room for the
+	// kernel to write are ErrNoRoom. 0: it may become as long as it gets.
+	Sectors int64
 	// BeforeHead is called before the first sector is written, which makes a file
 	// system of what is there: where that must not happen too early, it syncs.
 	BeforeHead func() error
@@ -31,6 +34,9 @@ type Writer struct {
 	root *node
 	next int64 // the first sector that is free
 	buf  []byte
+
+	extends *FS   // what is extended; nil for a new file system
+	limit   int64 // the sector before which files must end; 0: there is none
 }
 
 type nodeKind uint8
@@ -48,6 +54,7 @@ type node struct {
 	sector   int64
 	target   string
 	index    uint64 // of the tuple of a directory's children, once it is written
+	old      bool   // it is there already
 }
 
 // copyBuffer is how much of a file is held in memory.
@@ -64,7 +71,11 @@ func NewWriter(w io.WriterAt, o Options) (*Writer, error) {
 	if o.LogSectors < 1 || o.LogSectors > 1<<20 {
 		return nil, fmt.Errorf("a log extent of %d sectors: use 1 to %d", o.LogSectors, 1<<20)
 	}
-	return &Writer{w: w, o: o, root: newDir(), next: 1 + o.LogSectors}, nil
+	out := &Writer{w: w, o: o, root: newDir(), next: 1 + o.LogSectors}
+	if o.Sectors > 0 {
+		out.limit = o.Sectors - writeReserve
+	}
+	return out, nil
 }
 
 func newDir() *node { return &node{kind: nodeDir, children: map[string]*node{}} }
@@ -88,6 +99,9 @@ func (w *Writer) Symlink(path, target string) error {
 // where it is missing. A reader that ends sooner is io.ErrUnexpectedEOF.
 func (w *Writer) File(path string, size int64, r io.Reader) error {
 	sectors := sectorsOf(size)
+	if w.limit > 0 && w.next+sectors > w.limit {
+		return fmt.Errorf("writing the file %s: %w", path, ErrNoRoom)
+	}
 	n := &node{kind: nodeFile, size: size, sector: w.next}
 	if err := w.put(path, n); err != nil {
 		return err
