@@ -179,6 +179,9 @@ func TestImageBombs(t *testing.T) {
 		raw := append(tarOf(t, []member{file("a", elfBytes)}, nil), make([]byte, 700<<10+i)...)
 		empties = append(empties, testLayer{static.NewLayer(gzipOf(t, raw, gzip.BestSpeed), types.OCILayer), sha256Of(raw)})
 	}
+	huge := imageOf(t, config, testLayer{static.NewLayer(make([]byte, 1<<20+1), types.OCILayer), sha256Of(nil)})
+	_, err := pullFrom(t, serve(t, huge, nil)+":1.2", Options{Limits: Limits{Bytes: 1 << 20}})
+	requireInvalid(t, err, "more than 1 MiB unpacked")
 	for _, layers := range [][]v1.Layer{rewrites, empties} {
 		_, err := readWith(t, layoutOf(t, indexOf(imageOf(t, config, layers...), nil)), o)
 		requireInvalid(t, err, "MiB unpacked")

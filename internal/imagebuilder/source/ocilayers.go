@@ -37,6 +37,9 @@ func (h *hashing) sum() v1.Hash {
 
 // addLayer reads a layer, compares both its digests, applies it, and returns its digest as stored.
 func (l *layered) addLayer(ctx context.Context, layer ociLayer, diffID v1.Hash, origin int, left *int64) (_ v1.Hash, err error) {
+	if layer.size > l.limits.Bytes {
+		return v1.Hash{}, tooManyBytes(l.limits.Bytes)
+	}
 	r, err := layer.open(ctx)
 	if err != nil {
 		return v1.Hash{}, err
@@ -44,7 +47,7 @@ func (l *layered) addLayer(ctx context.Context, layer ociLayer, diffID v1.Hash, 
 	defer func() { err = errors.Join(err, r.Close()) }()
 	limit := l.limits.Bytes
 	if layer.digest.Hex != "" {
-		limit = min(limit, layer.size)
+		limit = layer.size
 	}
 	stored := newHashing(io.LimitReader(r, limit+1))
 	err = l.addPlain(ctx, stored, diffID, origin, left)
