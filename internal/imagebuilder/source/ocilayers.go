@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -113,7 +114,7 @@ func (img *ociImage) base(ctx context.Context, s *spool, o Options) (*base, erro
 		if err != nil {
 			return nil, layerError(i, len(img.layers), err)
 		}
-		b.origins = append(b.origins, Origin{Type: OriginOCI, Name: img.name, Version: img.version, Digest: digest.Hex})
+		b.origins = append(b.origins, Origin{Type: OriginOCI, Name: cmp.Or(img.name, o.Name, "image"), Version: img.version, Digest: digest.Hex})
 	}
 	if b.image, err = l.tree(); err != nil {
 		return nil, err
