@@ -187,3 +187,23 @@ func TestImageBombs(t *testing.T) {
 		requireInvalid(t, err, "MiB unpacked")
 	}
 }
+
+// What an image's configuration says at length is cut, not passed on.
+func TestImageThatTalksTooMuch(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 100_000)
+	config := v1.Config{Cmd: []string{"/a"}, ExposedPorts: map[string]struct{}{long: {}}, Volumes: map[string]struct{}{"/" + long: {}}}
+	for i := range 1000 {
+		config.ExposedPorts[fmt.Sprintf("%d/udp", i)] = struct{}{}
+	}
+	a := layerOf(t, types.OCIUncompressedLayer, file("a", elfBytes))
+	p, err := readWith(t, layoutOf(t, indexOf(imageOf(t, config, a), nil)), Options{Name: "a", Version: "1"})
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(p.Warnings), maxReplaced+1)
+	require.Less(t, len(strings.Join(p.Warnings, "")), 20_000)
+	for _, c := range []v1.Config{{Cmd: []string{long}}, {Cmd: []string{"/" + long}}, {Cmd: []string{"x"}, Env: []string{"PATH=" + long}}} {
+		_, err = readWith(t, layoutOf(t, indexOf(imageOf(t, c, a), nil)), Options{Name: "a", Version: "1"})
+		requireInvalid(t, err, "which it does not hold")
+		require.Less(t, len(err.Error()), 2000)
+	}
+}

@@ -100,7 +100,7 @@ func (img *ociImage) base(ctx context.Context, s *spool, o Options) (*base, erro
 		return nil, invalid("the image's configuration is malformed: %w", err)
 	}
 	if p := (&v1.Platform{OS: config.OS, Architecture: config.Architecture}); !platformFits(p) {
-		return nil, invalid("the image is for %s/%s: build it for linux/amd64 (docker buildx build --platform linux/amd64)", config.OS, config.Architecture)
+		return nil, invalid("the image is for %s/%s: build it for linux/amd64 (docker buildx build --platform linux/amd64)", short(config.OS), short(config.Architecture))
 	}
 	ids := config.RootFS.DiffIDs
 	if len(ids) != len(img.layers) {
