@@ -161,7 +161,7 @@ func (l *layered) change(ctx context.Context, h *tar.Header, name string, r io.R
 	case tar.TypeLink:
 		target, err := memberName(strings.TrimLeft(h.Linkname, "/"))
 		if err != nil || target == "" {
-			return c, invalid("the hard link %q in a layer points outside of the image, to %q: build the image anew", name, h.Linkname)
+			return c, invalid("the hard link %q in a layer points outside of the image, to %q: build the image anew", name, short(h.Linkname))
 		}
 		c.hardLink = target
 	case tar.TypeBlock, tar.TypeChar:

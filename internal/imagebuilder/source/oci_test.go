@@ -179,8 +179,31 @@ func TestImageBombs(t *testing.T) {
 		raw := append(tarOf(t, []member{file("a", elfBytes)}, nil), make([]byte, 700<<10+i)...)
 		empties = append(empties, testLayer{static.NewLayer(gzipOf(t, raw, gzip.BestSpeed), types.OCILayer), sha256Of(raw)})
 	}
+	huge := imageOf(t, config, testLayer{static.NewLayer(make([]byte, 1<<20+1), types.OCILayer), sha256Of(nil)})
+	_, err := pullFrom(t, serve(t, huge, nil)+":1.2", Options{Limits: Limits{Bytes: 1 << 20}})
+	requireInvalid(t, err, "more than 1 MiB unpacked")
 	for _, layers := range [][]v1.Layer{rewrites, empties} {
 		_, err := readWith(t, layoutOf(t, indexOf(imageOf(t, config, layers...), nil)), o)
 		requireInvalid(t, err, "MiB unpacked")
+	}
+}
+
+// What an image's configuration says at length is cut, not passed on.
+func TestImageThatTalksTooMuch(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 100_000)
+	config := v1.Config{Cmd: []string{"/a"}, ExposedPorts: map[string]struct{}{long: {}}, Volumes: map[string]struct{}{"/" + long: {}}}
+	for i := range 1000 {
+		config.ExposedPorts[fmt.Sprintf("%d/udp", i)] = struct{}{}
+	}
+	a := layerOf(t, types.OCIUncompressedLayer, file("a", elfBytes))
+	p, err := readWith(t, layoutOf(t, indexOf(imageOf(t, config, a), nil)), Options{Name: "a", Version: "1"})
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(p.Warnings), maxReplaced+1)
+	require.Less(t, len(strings.Join(p.Warnings, "")), 20_000)
+	for _, c := range []v1.Config{{Cmd: []string{long}}, {Cmd: []string{"/" + long}}, {Cmd: []string{"x"}, Env: []string{"PATH=" + long}}} {
+		_, err = readWith(t, layoutOf(t, indexOf(imageOf(t, c, a), nil)), Options{Name: "a", Version: "1"})
+		requireInvalid(t, err, "which it does not hold")
+		require.Less(t, len(err.Error()), 2000)
 	}
 }

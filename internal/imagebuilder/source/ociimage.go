@@ -164,7 +164,7 @@ func image(ctx context.Context, from blobs, raw []byte, digest v1.Hash) (*ociIma
 	switch {
 	case len(all) == 0 && len(others) > 0:
 		slices.Sort(others)
-		return nil, invalid("there is no image for linux/amd64, only for %s: build it for linux/amd64 (docker buildx build --platform linux/amd64)", strings.Join(slices.Compact(others), ", "))
+		return nil, invalid("there is no image for linux/amd64, only for %s: build it for linux/amd64 (docker buildx build --platform linux/amd64)", short(strings.Join(slices.Compact(others), ", ")))
 	case len(all) == 0:
 		return nil, invalid("the image's index names no image")
 	case len(all) > 1:

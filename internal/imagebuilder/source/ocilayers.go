@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -37,6 +38,9 @@ func (h *hashing) sum() v1.Hash {
 
 // addLayer reads a layer, compares both its digests, applies it, and returns its digest as stored.
 func (l *layered) addLayer(ctx context.Context, layer ociLayer, diffID v1.Hash, origin int, left *int64) (_ v1.Hash, err error) {
+	if layer.size > l.limits.Bytes {
+		return v1.Hash{}, tooManyBytes(l.limits.Bytes)
+	}
 	r, err := layer.open(ctx)
 	if err != nil {
 		return v1.Hash{}, err
@@ -44,7 +48,7 @@ func (l *layered) addLayer(ctx context.Context, layer ociLayer, diffID v1.Hash, 
 	defer func() { err = errors.Join(err, r.Close()) }()
 	limit := l.limits.Bytes
 	if layer.digest.Hex != "" {
-		limit = min(limit, layer.size)
+		limit = layer.size
 	}
 	stored := newHashing(io.LimitReader(r, limit+1))
 	err = l.addPlain(ctx, stored, diffID, origin, left)
@@ -96,7 +100,7 @@ func (img *ociImage) base(ctx context.Context, s *spool, o Options) (*base, erro
 		return nil, invalid("the image's configuration is malformed: %w", err)
 	}
 	if p := (&v1.Platform{OS: config.OS, Architecture: config.Architecture}); !platformFits(p) {
-		return nil, invalid("the image is for %s/%s: build it for linux/amd64 (docker buildx build --platform linux/amd64)", config.OS, config.Architecture)
+		return nil, invalid("the image is for %s/%s: build it for linux/amd64 (docker buildx build --platform linux/amd64)", short(config.OS), short(config.Architecture))
 	}
 	ids := config.RootFS.DiffIDs
 	if len(ids) != len(img.layers) {
@@ -110,7 +114,7 @@ func (img *ociImage) base(ctx context.Context, s *spool, o Options) (*base, erro
 		if err != nil {
 			return nil, layerError(i, len(img.layers), err)
 		}
-		b.origins = append(b.origins, Origin{Type: OriginOCI, Name: img.name, Version: img.version, Digest: digest.Hex})
+		b.origins = append(b.origins, Origin{Type: OriginOCI, Name: cmp.Or(img.name, o.Name, "image"), Version: img.version, Digest: digest.Hex})
 	}
 	if b.image, err = l.tree(); err != nil {
 		return nil, err
