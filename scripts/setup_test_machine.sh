@@ -73,6 +73,7 @@ machine() {
 			iproute2) exe "$B/ip" ;;
 			curl) exe "$B/curl" ;;
 			mosquitto-clients) exe "$B/mosquitto_pub"; exe "$B/mosquitto_sub" ;;
+			redis-tools) exe "$B/redis-cli" ;;
 			shellcheck) exe "$B/shellcheck" ;;
 			ca-certificates) mkdir -p "$S/etc/ssl/certs"; echo x >"$S/etc/ssl/certs/ca-certificates.crt" ;;
 			postgresql-common)
