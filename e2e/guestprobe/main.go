@@ -1,5 +1,5 @@
 // Command guestprobe is a tenant's program that says what it has been given:
-// memory, volume and environment. The tests in e2e run it in a virtual machine.
+// memory, volume and environment, and (below /files/) every file. The tests in e2e run it in a virtual machine.
 package main
 
 import (
@@ -28,6 +28,7 @@ func main() {
 			log.Print(err)
 		}
 	})
+	http.Handle("GET /files/", http.StripPrefix("/files/", http.FileServer(http.Dir("/"))))
 	log.Fatal(http.ListenAndServe(":8080", nil))
 }
 

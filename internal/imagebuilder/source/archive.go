@@ -158,7 +158,7 @@ func (c *collector) addMember(h *tar.Header, r io.Reader, store storeFunc) error
 	case tar.TypeLink:
 		target, err := memberName(h.Linkname)
 		if err != nil {
-			return invalid("the hard link %q points outside of the package, to %q: pack the file itself (tar --hard-dereference)", h.Name, h.Linkname)
+			return invalid("the hard link %q points outside of the package, to %q: pack the file itself (tar --hard-dereference)", short(h.Name), short(h.Linkname))
 		}
 		return c.addHardLink(name, target)
 	case tar.TypeBlock, tar.TypeChar:

@@ -153,6 +153,8 @@ func (c *collector) addDirectory(ctx context.Context, dir string) (err error) {
 type spool struct {
 	f *os.File
 	n int64 // its length
+
+	buf []byte // for copying: one for all files
 }
 
 // newSpool returns an unnamed file in dir: nothing is left of it however the process ends.
@@ -180,12 +182,15 @@ func (s *spool) Write(p []byte) (int, error) {
 // store appends size bytes of r and returns where they begin and how many came.
 func (s *spool) store(ctx context.Context, r io.Reader, size int64) (offset, n int64, err error) {
 	offset = s.n
-	n, err = io.Copy(s, io.LimitReader(readerFunc(func(p []byte) (int, error) {
+	if s.buf == nil {
+		s.buf = make([]byte, 64<<10)
+	}
+	n, err = io.CopyBuffer(s, io.LimitReader(readerFunc(func(p []byte) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
 		return r.Read(p)
-	}), size))
+	}), size), s.buf)
 	if err == nil && n < size {
 		err = io.ErrUnexpectedEOF
 	}

@@ -30,17 +30,17 @@ func newCollector(s *spool, limits Limits) *collector {
 func memberName(name string) (string, error) {
 	switch {
 	case !utf8.ValidString(name):
-		return "", invalid("the name of the member %q is not UTF-8: rename it", name)
+		return "", invalid("the name of the member %q is not UTF-8: rename it", short(name))
 	case strings.ContainsRune(name, 0):
-		return "", invalid("the name of the member %q has a zero byte: rename it", name)
+		return "", invalid("the name of the member %q has a zero byte: rename it", short(name))
 	case strings.HasPrefix(name, "/"):
-		return "", invalid("the member %q has an absolute name: pack with names relative to the package directory (tar -C DIR -cz .)", name)
+		return "", invalid("the member %q has an absolute name: pack with names relative to the package directory (tar -C DIR -cz .)", short(name))
 	case len(name) > maxPath:
 		return "", invalid("the name of the member %.60q… has %d bytes, more than %d: shorten it", name, len(name), maxPath)
 	}
 	for c := range strings.SplitSeq(name, "/") {
 		if c == ".." {
-			return "", invalid("the member %q has .. in its name: pack with names relative to the package directory (tar -C DIR -cz .)", name)
+			return "", invalid("the member %q has .. in its name: pack with names relative to the package directory (tar -C DIR -cz .)", short(name))
 		}
 		if len(c) > maxName {
 			return "", invalid("a name in the member %.60q… has %d bytes, more than %d: shorten it", name, len(c), maxName)

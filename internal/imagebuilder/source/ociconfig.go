@@ -56,7 +56,7 @@ func (b *base) configure(c v1.Config, o Options) (warnings []string, err error) 
 	if argv := append(slices.Clone(c.Entrypoint), c.Cmd...); len(argv) > 0 && argv[0] != "" {
 		program, ok := b.image.command(argv[0], dir, cmp.Or(env["PATH"], defaultPath))
 		if !ok && o.Overlay == nil {
-			return nil, invalid("the image starts %s, which it does not hold in any of %s: lay a %s with Program over it", argv[0], cmp.Or(env["PATH"], defaultPath), ManifestName)
+			return nil, invalid("the image starts %s, which it does not hold in any of %s: lay a %s with Program over it", short(argv[0]), short(cmp.Or(env["PATH"], defaultPath)), ManifestName)
 		}
 		if ok { // else the overlay must name one
 			set(keys, "Program", program)
@@ -64,7 +64,19 @@ func (b *base) configure(c v1.Config, o Options) (warnings []string, err error) 
 		}
 	}
 	b.manifest, err = json.Marshal(keys)
+	if more := len(warnings) - maxReplaced; more > 0 {
+		warnings = append(warnings[:maxReplaced], fmt.Sprintf("%d more warnings about the image's configuration were left out", more))
+	}
 	return warnings, err
+}
+
+// short is s as a message may show it: a configuration may hold megabytes.
+func short(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // command finds a program as execvpe(3) does in the directory dir.
@@ -93,7 +105,7 @@ func tcpPorts(exposed map[string]struct{}) (ports []string, warnings []string) {
 		number, protocol, _ := strings.Cut(spec, "/")
 		n, err := strconv.ParseUint(number, 10, 16)
 		if protocol = strings.ToLower(protocol); err != nil || n == 0 || (protocol != "" && protocol != "tcp") {
-			warnings = append(warnings, fmt.Sprintf("the image exposes %q, which is no TCP port: it is left out", spec))
+			warnings = append(warnings, fmt.Sprintf("the image exposes %q, which is no TCP port: it is left out", short(spec)))
 			continue
 		}
 		numbers = append(numbers, int(n))
@@ -122,7 +134,7 @@ func (b *base) volumes(given map[string]struct{}) (persist, warnings []string) {
 			_, err = b.image.EnsureDir(at, 0o755)
 		}
 		if err != nil {
-			warnings = append(warnings, fmt.Sprintf("the image's volume %q is not kept: %v", v, err))
+			warnings = append(warnings, fmt.Sprintf("the image's volume %q is not kept: %s", short(v), short(err.Error())))
 			continue
 		}
 		persist = append(persist, at)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -22,11 +21,6 @@ import (
 // PullTimeout bounds a pull from a registry as a whole.
 const PullTimeout = 30 * time.Minute
 
-const (
-	headerTimeout = 30 * time.Second
-	maxAnswer     = maxOCIManifest // of a registry, layers apart
-)
-
 // Pull makes a package of an image in a registry: NAME:TAG or NAME@DIGEST, as
 // Docker names them. It asks without credentials, and by plain HTTP only
 // loopback's registries. What comes is compared with the digests that lead to
@@ -36,11 +30,13 @@ func Pull(ctx context.Context, ref string, o Options) (*Package, error) {
 	return o.read(ctx, func(s *spool, o Options) (*base, error) {
 		within, cancel := context.WithTimeout(ctx, PullTimeout)
 		defer cancel()
-		img, err := pull(within, ref, o.Limits)
-		if err != nil {
-			return nil, err
+		careful := newTransport(o.Limits)
+		defer careful.inner.CloseIdleConnections()
+		img, err := pull(within, ref, careful)
+		var b *base
+		if err == nil {
+			b, err = img.base(within, s, o)
 		}
-		b, err := img.base(within, s, o)
 		if err != nil && within.Err() != nil && ctx.Err() == nil {
 			return nil, fleet.Errorf(fleet.KindUnavailable, "pulling %s took longer than %s: try again, or save the image and send the archive: %w", ref, PullTimeout, err)
 		}
@@ -49,21 +45,16 @@ func Pull(ctx context.Context, ref string, o Options) (*Package, error) {
 }
 
 // pull finds the image; its layers are fetched when they are read.
-func pull(ctx context.Context, ref string, limits Limits) (*ociImage, error) {
+func pull(ctx context.Context, ref string, careful *carefulTransport) (*ociImage, error) {
 	r, err := name.ParseReference(ref)
 	if err != nil {
 		return nil, fleet.InvalidField("oci", "%q is no image reference, write registry/name:tag or registry/name@sha256:…: %w", ref, err)
 	}
-	loopback := isLoopback(r.Context().RegistryStr())
-	if loopback {
+	if careful.loopback = isLoopback(r.Context().RegistryStr()); careful.loopback {
 		if r, err = name.ParseReference(ref, name.Insecure); err != nil {
 			return nil, fleet.InvalidField("oci", "%q is no image reference: %w", ref, err)
 		}
 	}
-	inner := http.DefaultTransport.(*http.Transport).Clone()
-	inner.ResponseHeaderTimeout = headerTimeout
-	inner.DisableKeepAlives = true // nobody closes the idle ones later
-	careful := &carefulTransport{inner: inner, loopback: loopback, blobs: limits.Bytes}
 	puller, err := remote.NewPuller(remote.WithContext(ctx), remote.WithTransport(careful), remote.WithAuth(authn.Anonymous), remote.WithUserAgent("dormouse"))
 	if err != nil {
 		return nil, registryError(ref, err)
@@ -154,43 +145,4 @@ func registryError(ref string, err error) error {
 		return fleet.Errorf(fleet.KindInvalid, "the registry of %s sends something else than the digest says, it is damaged or lies: %w", ref, err)
 	}
 	return fleet.Errorf(fleet.KindUnavailable, "asking the registry of %s: %w", ref, err)
-}
-
-// isLoopback tells whether HOST or HOST:PORT is this machine.
-func isLoopback(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.Trim(host, "[]")
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// carefulTransport refuses plain HTTP but to loopback, and bounds answers.
-type carefulTransport struct {
-	inner    http.RoundTripper
-	loopback bool // the registry itself is loopback's
-	blobs    int64
-}
-
-// RoundTrip implements http.RoundTripper.
-func (t *carefulTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme != "https" && !(t.loopback && isLoopback(r.URL.Host)) {
-		return nil, fleet.InvalidField("oci", "%s would be asked by plain http, which is done with registries of this machine only: give the registry a certificate, or send the image as an archive", r.URL.Host)
-	}
-	answer, err := t.inner.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	limit := int64(maxAnswer)
-	if !strings.Contains(answer.Header.Get("Content-Type"), "json") && !strings.Contains(r.URL.Path, "/manifests/") {
-		limit = t.blobs
-	}
-	answer.Body = &boundedBody{boundedReader{r: answer.Body, left: limit + 1}, answer.Body}
-	return answer, nil
-}
-
-type boundedBody struct {
-	boundedReader
-	io.Closer
 }
