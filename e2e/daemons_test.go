@@ -186,7 +186,7 @@ func retained(d *tenant) {
 	require.Equal(d, "hello\n", heard.String())
 	d.say(1883, "", "mosquitto_pub", "-h", "HOST", "-p", "PORT", "-t", "state", "-m", "retained", "-r", "-q", "1")
 	stillRetained(d)
-	// Also over a sleep, which keeps the memory but not the machine.
+	// Also over a sleep, of which only the volume is left.
 	d.in = installation(d.T, d.e, "hibernate", d.in.Name, "--wait")
 	require.Empty(d, d.e.MachinesOf(d.in.Instance.ID))
 	d.in = installation(d.T, d.e, "wake", d.in.Name, "--wait", "--timeout", "10m")

@@ -124,6 +124,7 @@ look() {
 		want postgresql "PostgreSQL $oldest_postgres or newer keeps the state; only its programs: no cluster of the system's is made or started"
 	[ -n "$testing" ] || return 0
 	need mosquitto-clients "the end-to-end test publishes with a stock MQTT client" mosquitto_pub mosquitto_sub
+	need redis-tools "and stores with a stock redis client" redis-cli
 	need shellcheck "checks the shell scripts" shellcheck
 	need dosfstools "checks the EFI system partitions that are written" fsck.fat
 	need mtools "reads the EFI system partitions that are written" mcopy

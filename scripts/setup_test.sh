@@ -56,11 +56,11 @@ complete_machine() {
 missing_packages() {
 	machine
 	run 0 --test
-	for p in qemu-system-x86 qemu-utils squashfs-tools e2fsprogs iproute2 curl ca-certificates postgresql mosquitto-clients shellcheck dosfstools mtools ovmf; do
+	for p in qemu-system-x86 qemu-utils squashfs-tools e2fsprogs iproute2 curl ca-certificates postgresql mosquitto-clients redis-tools shellcheck dosfstools mtools ovmf; do
 		says "  $p: "
 	done
 	did '^update$'
-	did '^install qemu-system-x86 qemu-utils squashfs-tools e2fsprogs iproute2 curl ca-certificates mosquitto-clients shellcheck dosfstools mtools ovmf$'
+	did '^install qemu-system-x86 qemu-utils squashfs-tools e2fsprogs iproute2 curl ca-certificates mosquitto-clients redis-tools shellcheck dosfstools mtools ovmf$'
 	did '^install postgresql-common$'
 	did '^install postgresql-15$'
 	did '^fetch-kernel$'

@@ -78,6 +78,7 @@ machine() {
 			iproute2) exe "$B/ip" ;;
 			curl) exe "$B/curl" ;;
 			mosquitto-clients) exe "$B/mosquitto_pub"; exe "$B/mosquitto_sub" ;;
+			redis-tools) exe "$B/redis-cli" ;;
 			shellcheck) exe "$B/shellcheck" ;;
 			dosfstools) exe "$B/fsck.fat" ;;
 			mtools) exe "$B/mcopy" ;;

@@ -129,28 +129,3 @@ func accountID(text string) (int, error) {
 	}
 	return int(id), nil
 }
-
-// readAccounts reads the lines of a file like passwd(5) that have that many
-// fields at least; a file that is not there has none.
-func readAccounts(open OpenAccounts, name string, fields int) ([][]string, error) {
-	f, err := open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the image's /etc/%s: %w", name, err)
-	}
-	defer f.Close()
-	var all [][]string
-	lines := bufio.NewScanner(io.LimitReader(f, maxAccounts))
-	lines.Buffer(nil, maxAccounts)
-	for lines.Scan() {
-		if words := strings.Split(lines.Text(), ":"); len(words) >= fields {
-			all = append(all, words)
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("reading the image's /etc/%s: %w", name, err)
-	}
-	return all, nil
-}

@@ -51,13 +51,22 @@ func newApt(private string, o Options) (*apt, error) {
 	return a, nil
 }
 
+// passedOn is what of our environment is apt's business: where to find programs,
+// a proxy, and its own configuration. Our secrets are not.
+var passedOn = []string{"PATH", "APT_CONFIG", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+
 // maxOutput bounds what a tool may say, in bytes.
 const maxOutput = 64 << 20
 
 func (a *apt) run(ctx context.Context, tool string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, tool, append(slices.Clone(a.options), args...)...)
 	cmd.Dir = a.private
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
+	cmd.Env = []string{"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}
+	for _, v := range passedOn {
+		if value, ok := os.LookupEnv(v); ok {
+			cmd.Env = append(cmd.Env, v+"="+value)
+		}
+	}
 	if a.config != "" {
 		cmd.Env = append(cmd.Env, "APT_CONFIG="+a.config)
 	}

@@ -13,7 +13,7 @@
 //     what else only a running Debian reads (see dropped). Of a package that holds
 //     nothing else (a metapackage) what it depends on counts as named;
 //   - of the rest: the shared libraries that the loader will look for, as package
-//     elfdeps finds them, what libraries open by themselves (see opened), and data
+//     elfdeps finds them, what libraries open by themselves (see opened in keep.go), and data
 //     without which a library or program does not work (see dataOf);
 //   - of all of these: their copyright files.
 //

@@ -274,3 +274,29 @@ func TestCancelled(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, listing(t, dir))
 }
+
+// Of a dependency that is data its users can't work without, that data is kept;
+// certificates become the one file that libraries read.
+func TestData(t *testing.T) {
+	t.Parallel()
+	r := newRepository(t, "trusted=yes",
+		pack{control: "Package: app\nVersion: 1\nDepends: ca-certificates\n", files: map[string]file{"usr/bin/app": {content: object(""), mode: 0o755}}},
+		pack{control: "Package: ca-certificates\nVersion: 2026\nArchitecture: all\nDepends: openssl, tzdata\n", files: map[string]file{
+			"usr/share/ca-certificates/mozilla/B.crt": {content: "second\n"}, "usr/share/ca-certificates/mozilla/A.crt": {content: "first\n"},
+			"usr/sbin/update-ca-certificates": {content: "#!/bin/sh\n", mode: 0o755},
+		}},
+		pack{control: "Package: openssl\nVersion: 3\n", files: map[string]file{
+			"etc/ssl/openssl.cnf": {content: "x\n"}, "usr/lib/ssl/openssl.cnf": {link: "/etc/ssl/openssl.cnf"}, "usr/bin/openssl": {content: object(""), mode: 0o755},
+		}},
+		pack{control: "Package: tzdata\nVersion: 1\n", files: map[string]file{"usr/share/zoneinfo/UTC": {content: "TZif"}}},
+	)
+	dir, laid, err := fetch(t, r, Options{}, "app")
+	require.NoError(t, err)
+	bundle, err := os.ReadFile(filepath.Join(dir, "etc/ssl/certs/ca-certificates.crt"))
+	require.NoError(t, err)
+	require.Equal(t, "first\n\nsecond\n\n", string(bundle))
+	require.FileExists(t, filepath.Join(dir, "etc/ssl/openssl.cnf"), "wanted by what is kept for the program")
+	require.NoFileExists(t, filepath.Join(dir, "usr/bin/openssl"))
+	require.NoFileExists(t, filepath.Join(dir, "usr/sbin/update-ca-certificates"))
+	require.JSONEq(t, `{"Program": "/usr/bin/app", "Args": ["/usr/bin/app"]}`, string(laid.Manifest))
+}

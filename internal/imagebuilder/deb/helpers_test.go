@@ -8,11 +8,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -208,5 +206,3 @@ func members(t *testing.T, headers ...tar.Header) *bytes.Reader {
 	require.NoError(t, w.Close())
 	return bytes.NewReader(b.Bytes())
 }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

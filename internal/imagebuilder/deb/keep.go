@@ -93,14 +93,20 @@ var dataOf = map[string][]string{
 	"tzdata":              {"usr/share/zoneinfo"},
 }
 
-// data keeps what dataOf names.
+// data keeps what dataOf names, until nothing more is wanted: data may depend on data.
 func (s *selection) data(ctx context.Context) error {
-	for _, r := range s.all.all {
-		if dirs, ok := dataOf[r.name]; !ok || slices.Contains(s.whole, r) || !s.wantedBy(r) {
-			continue
-		} else if err := s.unpack(ctx, r); err != nil {
-			return err
-		} else {
+	taken := map[*record]bool{}
+	for again := true; again; {
+		again = false
+		for _, r := range s.all.all {
+			dirs, ok := dataOf[r.name]
+			if !ok || taken[r] || slices.Contains(s.whole, r) || !s.wantedBy(r) {
+				continue
+			}
+			taken[r], again = true, true
+			if err := s.unpack(ctx, r); err != nil {
+				return err
+			}
 			for p, n := range s.tree.nodes {
 				if n.from == r && n.kind != source.Directory && isBelow(p, dirs) {
 					s.tree.keep(p)

@@ -36,7 +36,7 @@ type tree struct {
 }
 
 // maxNodes bounds the tree.
-const maxNodes = 400_000
+const maxNodes = source.DefaultMembers
 
 var errTooFar = errors.New("it goes through too many links")
 
