@@ -3,8 +3,8 @@
 #
 # Puts in place what Dormouse needs on Debian or Ubuntu, and nothing that is
 # there already: packages (with apt), Go as go.mod says (into .cache/go, where
-# there is none) and the distribution's kernel (into .cache/kernel; it is not
-# installed). Says first what it installs and why, and asks before it uses sudo.
+# there is none), the distribution's kernel (into .cache/kernel; it is not
+# installed) and an EFI stub for disks (into .cache/efi). Says first what it installs and why, and asks before it uses sudo.
 #
 #   --check     only tells what is missing; exits with 1 if anything is
 #   --test      also what the tests need
@@ -125,6 +125,11 @@ look() {
 	[ -n "$testing" ] || return 0
 	need mosquitto-clients "the end-to-end test publishes with a stock MQTT client" mosquitto_pub mosquitto_sub
 	need shellcheck "checks the shell scripts" shellcheck
+	need dosfstools "fsck.fat checks the EFI system partitions of disks" fsck.fat
+	need mtools "reads EFI system partitions back" mcopy mdir minfo
+	need fdisk "sfdisk checks the partition tables of disks" sfdisk
+	[ -s "$sys/usr/share/ovmf/OVMF.fd" ] ||
+		want ovmf "the firmware that boots disks for clouds in the tests"
 }
 
 has_lists() {
@@ -366,6 +371,16 @@ get_kernel() {
 	fi
 }
 
+# The EFI stub of disks that boot by themselves: nothing else needs it.
+get_stub() {
+	for stub in "$root"/.cache/efi/*.efi.stub; do
+		if [ -s "$stub" ]; then return; fi
+	done
+	say "fetching the EFI stub of disks for clouds into .cache/efi"
+	"$root/scripts/fetch-efi-stub.sh" "$root/.cache/efi" >/dev/null ||
+		say "going on without it: until scripts/fetch-efi-stub.sh .cache/efi works, no such disks can be made"
+}
+
 # ---- all of it ----
 
 look
@@ -394,4 +409,5 @@ elif ! at_least "$go_version" "$go_wanted"; then
 	say "Go $go_version is here, and will fetch Go $go_wanted by itself"
 fi
 has_newest_kernel || get_kernel
+get_stub
 say "all that is needed is here"
