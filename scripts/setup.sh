@@ -126,10 +126,11 @@ look() {
 	need mosquitto-clients "the end-to-end test publishes with a stock MQTT client" mosquitto_pub mosquitto_sub
 	need redis-tools "and stores with a stock redis client" redis-cli
 	need shellcheck "checks the shell scripts" shellcheck
-	need dosfstools "checks the EFI system partitions that are written" fsck.fat
-	need mtools "reads the EFI system partitions that are written" mcopy
-	[ -e "$sys/usr/share/OVMF/OVMF_CODE.fd" ] || [ -e "$sys/usr/share/OVMF/OVMF_CODE_4M.fd" ] ||
-		want ovmf "the firmware that disks which boot by themselves are started with"
+	need dosfstools "fsck.fat checks the EFI system partitions of disks" fsck.fat
+	need mtools "reads EFI system partitions back" mcopy mdir minfo
+	need fdisk "sfdisk checks the partition tables of disks" sfdisk
+	[ -s "$sys/usr/share/ovmf/OVMF.fd" ] ||
+		want ovmf "the firmware that boots disks for clouds in the tests"
 }
 
 has_lists() {
@@ -371,17 +372,19 @@ get_kernel() {
 	fi
 }
 
-# ---- the EFI stub ----
-
-stub=$root/.cache/efi/linuxx64.efi.stub
-
-# get_stub fetches what disks start with that are exported; nothing else needs it.
+# The EFI stub of disks that boot by themselves: nothing else needs it.
+has_stub() {
+	for stub in "$root"/.cache/efi/*.efi.stub; do
+		if [ -s "$stub" ]; then return; fi
+	done
+	return 1
+}
 get_stub() {
-	[ ! -s "$stub" ] || return 0
-	say "fetching the distribution's EFI stub into .cache/efi"
-	if "$root/scripts/fetch-efi-stub.sh" "${stub%/*}" >/dev/null; then return 0; fi
+	! has_stub || return 0
+	say "fetching the EFI stub of disks for clouds into .cache/efi"
+	if "$root/scripts/fetch-efi-stub.sh" "$root/.cache/efi" >/dev/null; then return; fi
 	[ -z "$testing" ] || exit 1
-	say "going on without it: cloudctl image export will not make disks of the kernel linux"
+	say "going on without it: until scripts/fetch-efi-stub.sh .cache/efi works, no such disks can be made"
 }
 
 # ---- all of it ----
@@ -399,7 +402,7 @@ if [ -n "$check" ]; then
   kernel: the distribution's kernel boots the virtual machines; .cache/kernel holds none"
 	[ -z "$go_missing" ] || reasons="$reasons
   go: $go_missing"
-	[ -s "$stub" ] || reasons="$reasons
+	has_stub || reasons="$reasons
   EFI stub: systemd's starts the disks that are exported; .cache/efi holds none"
 	[ -z "$reasons" ] || die "missing:$reasons
 scripts/setup.sh${testing:+ --test} gets it"

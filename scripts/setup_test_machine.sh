@@ -36,9 +36,8 @@ machine() {
 		echo "\$1/linux-image-1.deb"
 	TXT
 	program "$w/tree/scripts/fetch-efi-stub.sh" <<-TXT
-		echo fetch-efi-stub >>'$w/log'
 		if [ -e '$w/no-stub' ]; then exit 1; fi
-		mkdir -p "\$1"; echo x >"\$1/linuxx64.efi.stub"
+		mkdir -p "\$1"; echo stub >"\$1/linuxx64.efi.stub"
 	TXT
 	program "$w/bin/apt-cache" <<-TXT
 		[ "\$1" = policy ] && printf '%s:\n  Candidate: %s\n' "\$2" "\$(cat '$w/'"\$2.candidate")"
@@ -80,9 +79,10 @@ machine() {
 			mosquitto-clients) exe "$B/mosquitto_pub"; exe "$B/mosquitto_sub" ;;
 			redis-tools) exe "$B/redis-cli" ;;
 			shellcheck) exe "$B/shellcheck" ;;
-			dosfstools) exe "$B/fsck.fat" ;;
-			mtools) exe "$B/mcopy" ;;
-			ovmf) mkdir -p "$S/usr/share/OVMF"; : >"$S/usr/share/OVMF/OVMF_CODE.fd" ;;
+			dosfstools) exe "$S/usr/sbin/fsck.fat" ;;
+			mtools) for c in mcopy mdir minfo; do exe "$B/$c"; done ;;
+			fdisk) exe "$S/usr/sbin/sfdisk" ;;
+			ovmf) mkdir -p "$S/usr/share/ovmf"; echo x >"$S/usr/share/ovmf/OVMF.fd" ;;
 			ca-certificates) mkdir -p "$S/etc/ssl/certs"; echo x >"$S/etc/ssl/certs/ca-certificates.crt" ;;
 			postgresql-common)
 				mkdir -p "${conf%/*}"

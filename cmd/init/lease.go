@@ -41,7 +41,7 @@ func leaseNetwork(c guest.Network, con *console) guest.Network {
 	if err != nil {
 		con.line("there is no address yet: " + err.Error())
 	}
-	go d.keep(l, con)
+	go d.keep(l, c, con)
 	return l.network(c)
 }
 
@@ -112,7 +112,7 @@ func networkOrder(v uint16) uint16 {
 
 // keep renews the lease for as long as the guest lives. An address whose lease
 // could not be renewed stays: without it the guest would serve nobody for sure.
-func (d *dhcpClient) keep(l lease, con *console) {
+func (d *dhcpClient) keep(l lease, c guest.Network, con *console) {
 	for {
 		switch {
 		case !l.address.IsValid(): // there is none yet: go on asking
@@ -133,6 +133,8 @@ func (d *dhcpClient) keep(l lease, con *console) {
 		default:
 			if next.address != l.address {
 				con.line("the network address is " + next.address.String())
+				// Over the file that was mounted there; one that is the image's own stays.
+				_ = os.WriteFile("/etc/resolv.conf", []byte(nameFiles(guest.Config{Network: next.network(c)})["resolv.conf"]), 0o644)
 			}
 			l = next
 		}

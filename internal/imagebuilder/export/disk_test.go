@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/guest"
 	"dormouse/internal/imagebuilder/linux"
 )
 
@@ -94,6 +95,31 @@ func TestDiskWithoutVolume(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "dormouse-config")
 	require.NotContains(t, string(out), "dormouse-volume")
+	require.Equal(t, guest.Config{
+		Hostname: "workspace", Program: "/workspace", Restart: "always", Ports: []int{8080}, Network: guest.Network{DHCP: true},
+	}, configOf(t, path))
+
+	// Another configuration may want a volume where the package does not.
+	mine := guest.Config{Hostname: "mine", Program: "/workspace", Persist: []string{"/data"}, Restart: "never"}
+	e.input.Config = &mine
+	path = filepath.Join(t.TempDir(), "disk")
+	require.NoError(t, linux.WriteDisk(context.Background(), path, e.input))
+	require.Equal(t, mine, configOf(t, path))
+	out, err = exec.Command("/sbin/sfdisk", "--dump", path).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "dormouse-volume")
+}
+
+// configOf is what the guest of a disk is told.
+func configOf(t *testing.T, disk string) guest.Config {
+	t.Helper()
+	f, err := os.Open(disk)
+	require.NoError(t, err)
+	defer f.Close()
+	const config = (1 + 33 + 4) << 20 // behind the EFI system partition and the root
+	c, err := guest.DecodeConfig(io.NewSectionReader(f, config, 2<<20))
+	require.NoError(t, err)
+	return c
 }
 
 func TestDiskRefused(t *testing.T) {

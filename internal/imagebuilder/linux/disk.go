@@ -39,8 +39,11 @@ type DiskInput struct {
 	RootPath string
 	// Package is that image's: what it runs and how is written into the disk.
 	Package fleet.Package
-	// VolumeMiB is the size of the volume for the package's persistent directories;
-	// 0 is DefaultVolumeMiB. Without such directories there is none.
+	// Config is what the guest is told; nil is the package's own program, arguments,
+	// environment and persistent directories, and an address by DHCP.
+	Config *guest.Config
+	// VolumeMiB is the size of the volume for the persistent directories; 0 is
+	// DefaultVolumeMiB. Without such directories there is none.
 	VolumeMiB int
 }
 
@@ -60,9 +63,9 @@ const (
 
 // WriteDisk writes a disk that boots by UEFI to the new file path, raw and sparse,
 // a whole number of GiB. It holds an EFI system partition with kernel, initrd and
-// command line, and partitions named as package guest says: the root, the configuration
-// (the package's own program, arguments, environment; its address by DHCP) and
-// where the package has persistent directories a volume for them.
+// command line, and partitions named as package guest says: the root, the
+// configuration, and where there are persistent directories a volume for them. A
+// configuration for another machine can be written over it: guest.EncodeConfig's bytes at the partition's beginning.
 //
 // The same input gives the same bytes. On failure nothing is left at path. A file that is
 // missing is KindUnavailable, one that can't boot KindInvalid, a full disk KindCapacity.
@@ -80,7 +83,11 @@ func WriteDisk(ctx context.Context, path string, in DiskInput) (err error) {
 }
 
 func writeDisk(ctx context.Context, f *os.File, in DiskInput) error {
-	config, err := guest.EncodeConfig(diskConfig(in.Package))
+	tells := diskConfig(in.Package)
+	if in.Config != nil {
+		tells = *in.Config
+	}
+	config, err := guest.EncodeConfig(tells)
 	if err != nil {
 		return fleet.Errorf(fleet.KindInvalid, "writing the disk's configuration: %w", err)
 	}
@@ -110,7 +117,7 @@ func writeDisk(ctx context.Context, f *os.File, in DiskInput) error {
 		{Type: gpt.LinuxData, Name: guest.PartitionRoot, Size: rootSize},
 		{Type: gpt.LinuxData, Name: guest.PartitionConfig, Size: configSpace},
 	}
-	if len(in.Package.Manifest.Persist) > 0 {
+	if len(tells.Persist) > 0 {
 		size := in.VolumeMiB
 		if size == 0 {
 			size = DefaultVolumeMiB

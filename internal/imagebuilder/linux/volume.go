@@ -25,6 +25,7 @@ func formatVolume(ctx context.Context, disk *os.File, p gpt.Partition) error {
 	cmd := exec.CommandContext(ctx, tool, "-q", "-F", "-b", strconv.Itoa(block), "-I", "256", "-m", "0", "-L", "dm-volume", "-U", p.ID.String(),
 		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1,nodiscard", p.Offset, p.ID),
 		"/proc/self/fd/3", strconv.FormatInt(p.Size/block, 10))
+	// A configuration that is not there: the features are mkfs.ext4's own defaults, not this machine's.
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC", "E2FSPROGS_FAKE_TIME=1", "MKE2FS_CONFIG=/usr/share/dormouse/none"}
 	cmd.Dir, cmd.ExtraFiles = "/", []*os.File{disk}
 	said := &tail{}
