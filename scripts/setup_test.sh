@@ -64,7 +64,6 @@ missing_packages() {
 	did '^install postgresql-common$'
 	did '^install postgresql-15$'
 	did '^fetch-kernel$'
-	did '^fetch-efi-stub$'
 	not 'started clusters'
 	not 'ssh was denied'
 	gone "$w/sys/etc/postgresql/15/main"
