@@ -15,6 +15,7 @@ import (
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/imagebuilder"
+	"dormouse/internal/imagebuilder/source"
 )
 
 // format names how this package lays an image out; raise it with every change
@@ -149,7 +150,23 @@ func (k *Kernel) Build(ctx context.Context, in imagebuilder.BuildInput, dir stri
 	if err := addMountPoints(tree, in.Package.Manifest.Persist); err != nil {
 		return fleet.Failure(fleet.ReasonImageBuild, "the package leaves no room for the guest's own mounts: %w", err)
 	}
-	return squash(ctx, k.o.Mksquashfs, tree, filepath.Join(dir, rootName))
+	if err := squash(ctx, k.o.Mksquashfs, tree, filepath.Join(dir, rootName)); err != nil {
+		return err
+	}
+	return k.verify(ctx, tree, dir)
+}
+
+// verify reads the image back and compares it with what it was to become.
+func (k *Kernel) verify(ctx context.Context, tree *source.Tree, dir string) error {
+	c := tree.Compare()
+	err := k.Read(ctx, dir, c.Visit)
+	if err == nil {
+		err = c.End()
+	}
+	if err != nil && ctx.Err() == nil {
+		return fleet.Failure(fleet.ReasonImageBuild, "reading the image back: %w", err)
+	}
+	return err
 }
 
 // linkOrCopy makes to the same file as from, or a copy of it where links can't

@@ -225,6 +225,7 @@ func TestBuildToolFails(t *testing.T) {
 		"NoOutput":      {"cat >/dev/null", fleet.KindPermanent, "left no image"},
 		"WrongOutput":   {"cat >/dev/null; echo something else >$2", fleet.KindPermanent, "no squashfs"},
 		"LostFiles":     {"cat >/dev/null; printf 'hsqs\\001\\000\\000\\000' >$2", fleet.KindPermanent, "wrote 1 files"},
+		"OtherContent":  {"LC_ALL=C sed 's/written by the test/written by the tool/' | exec /usr/bin/mksquashfs \"$@\"", fleet.KindPermanent, "reading the image back: /small has another content"},
 		"WithoutRead":   {"exec true", fleet.KindInternal, ""},
 		"NotExecutable": {"", fleet.KindUnavailable, "squashfs-tools"},
 	} {
@@ -235,7 +236,7 @@ func TestBuildToolFails(t *testing.T) {
 				require.NoError(t, os.Remove(path))
 			}
 			k, _ := testKernel(t, Options{Mksquashfs: path})
-			_, err := build(t, k, pack(t, manifest, map[string]string{"sysroot/big": content(1, 1<<20)}))
+			_, err := build(t, k, pack(t, manifest, map[string]string{"sysroot/big": content(1, 1<<20), "sysroot/small": "written by the test"}))
 			require.ErrorContains(t, err, c.says)
 			require.Equal(t, c.kind, fleet.KindOf(err), "%v", err)
 		})
