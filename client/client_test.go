@@ -108,6 +108,10 @@ func TestRoutes(t *testing.T) {
 			return err
 		}, "GET /api/v1/packages?cursor=z", ""},
 		"PackageDelete": {func(ctx context.Context, c *Client) error { return c.Packages.Delete(ctx, "web@1.0") }, "DELETE /api/v1/packages/web@1.0", ""},
+		"PackageTrace": {func(ctx context.Context, c *Client) error {
+			_, err := c.Packages.Trace(ctx, "web@1.0", TracePackage{Seconds: 5})
+			return err
+		}, "POST /api/v1/packages/web@1.0/trace", `{"seconds":5}`},
 		"ImageBuild": {func(ctx context.Context, c *Client) error {
 			_, err := c.Images.Build(ctx, BuildImage{Package: "web@1.0"})
 			return err

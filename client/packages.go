@@ -168,3 +168,38 @@ func (s *Packages) Delete(ctx context.Context, id string, options ...RequestOpti
 	}
 	return s.c.remove(ctx, path, options)
 }
+
+// TracePackage is the body of POST /api/v1/packages/{id}/trace.
+type TracePackage struct {
+	// Seconds is how long the machine runs at most; the server's own if 0.
+	Seconds int `json:"seconds,omitempty"`
+	// MemoryMiB is its memory; what the package asks for if 0.
+	MemoryMiB int `json:"memory_mib,omitempty"`
+}
+
+// Trace is what a traced boot told.
+type Trace struct {
+	// Evidence is what the kernel lacked for the program, and how it ended badly.
+	Evidence []string `json:"evidence"`
+	// Exit tells how it ended by itself; nil where it ran until the time was over.
+	Exit *Exit `json:"exit,omitempty"`
+	// Lines are the last of its console, the trace among them, oldest first.
+	Lines []string `json:"lines,omitempty"`
+}
+
+// Trace boots a package once in a throw-away machine, with its kernel's trace of
+// system calls, and waits for what that tells.
+func (s *Packages) Trace(ctx context.Context, id string, in TracePackage, options ...RequestOption) (Trace, error) {
+	var out Trace
+	path, err := pathOf("packages", id, "trace")
+	if err != nil {
+		return out, err
+	}
+	r, err := change(http.MethodPost, path, in, options)
+	if err != nil {
+		return out, err
+	}
+	r.timeout = -1 // it takes as long as was asked for, and waits for others
+	err = s.c.do(ctx, r, &out)
+	return out, err
+}

@@ -239,14 +239,16 @@ type CheckCluster struct {
 
 // Package is an application ready to be built into an image.
 type Package struct {
-	ID        string    `json:"id"`
-	Name      string    `json:"name"`
-	Version   string    `json:"version"`
-	Digest    string    `json:"digest"`
-	SizeBytes int64     `json:"size_bytes"`
-	Kernel    string    `json:"kernel"`
-	Program   string    `json:"program"`
-	Warnings  []string  `json:"warnings,omitempty"`
+	ID        string   `json:"id"`
+	Name      string   `json:"name"`
+	Version   string   `json:"version"`
+	Digest    string   `json:"digest"`
+	SizeBytes int64    `json:"size_bytes"`
+	Kernel    string   `json:"kernel"`
+	Program   string   `json:"program"`
+	Warnings  []string `json:"warnings,omitempty"`
+	// Evidence is what boots of it have told that reading could not.
+	Evidence  []string  `json:"evidence,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 }
 

@@ -47,6 +47,7 @@ func imageRoutes() map[string]http.HandlerFunc {
 		"GET /images/used":               answer(200, building),
 		"DELETE /images/" + building.ID:  refuse(409, client.KindNotAccepted, "an instance is made of it"),
 		"GET /images/none":               refuse(404, client.KindNotFound, "there is no image none"),
+		"POST /packages/web@1.0/trace":   answer(200, client.Trace{Evidence: []string{"Nanos has no system call x"}, Exit: &client.Exit{Code: 3}, Lines: []string{"x() = -ENOSYS"}}),
 		"GET /kernels": answer(200, client.Page[client.Kernel]{Items: []client.Kernel{
 			{Kind: "nanos", SHA256: strings.Repeat("d", 64), URL: "https://example.com/a/nanos-1.tar.gz?x=1", Current: true, CreatedAt: noon.Add(-time.Hour)}}}),
 		"POST /kernels":                 answer(201, client.Kernel{Kind: "nanos", SHA256: strings.Repeat("d", 64)}),
@@ -68,7 +69,7 @@ func TestImageGoldens(t *testing.T) {
 	t.Parallel()
 	goldens(t, newFake(t, imageRoutes()), map[string]string{
 		"image-list": "image list", "image-get": "image get web@1.0", "image-failed": "image get bad", "image-ls": "image ls web@1.0",
-		"image-diff": "image diff web@1.0 web@1.1", "instance-list": "instance list", "instance-get": "instance get x1", "kernel-list": "kernel list",
+		"image-diff": "image diff web@1.0 web@1.1", "instance-list": "instance list", "instance-get": "instance get x1", "kernel-list": "kernel list", "package-trace": "package trace web@1.0 --for 5s",
 	})
 }
 

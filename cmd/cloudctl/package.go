@@ -12,13 +12,14 @@ import (
 
 func (a *app) packageCommand() *cobra.Command {
 	cmd := newGroup("package", "The applications that installations run", "packages", "pkg")
-	cmd.AddCommand(a.packageCreate(), a.packageList(), a.packageGet(), a.packageDelete())
+	cmd.AddCommand(a.packageCreate(), a.packageList(), a.packageGet(), a.packageTrace(), a.packageDelete())
 	return cmd
 }
 
 func (a *app) packageCreate() *cobra.Command {
 	var in client.NewPackage
 	var manifest string
+	var trace bool
 	cmd := &cobra.Command{
 		Use: "create [SOURCE]", Short: "Make a package of a program, a directory, a container image or Debian's packages", Args: cobra.ArbitraryArgs,
 		Long: `Make a package. SOURCE is one of
@@ -81,9 +82,18 @@ twice changes nothing; other content under the same name and version is refused.
 			for _, warning := range p.Warnings {
 				a.note("warning: %s", warning)
 			}
+			if trace {
+				if err := a.trace(ctx, c, p.ID, client.TracePackage{}); err != nil {
+					return err
+				}
+				if p, err = c.Packages.Get(ctx, p.ID); err != nil {
+					return err
+				}
+			}
 			return a.printPackage(p)
 		}),
 	}
+	cmd.Flags().BoolVar(&trace, "trace", false, "boot it once with its kernel's trace of system calls, and say what was missing (kernel nanos)")
 	cmd.Flags().StringVar(&in.Name, "name", "", "`NAME` of the package (as its manifest says)")
 	cmd.Flags().StringVar(&in.Version, "version", "", "`VERSION` of the package (as its manifest says)")
 	cmd.Flags().StringVar(&manifest, "manifest", "", "lay this package.manifest, or the directory that holds it, over the source: `FILE|DIR`")
@@ -192,6 +202,7 @@ func (a *app) printPackage(p client.Package) error {
 		s.add("Kernel", p.Kernel)
 		s.add("Program", p.Program)
 		s.list("Warnings", p.Warnings)
+		s.list("Evidence", p.Evidence)
 		s.add("Created", a.ago(p.CreatedAt))
 		return s.String()
 	})

@@ -32,6 +32,7 @@ type places struct {
 	store   *store.Store
 	builder builder
 	images  *imagebuilder.Builder
+	evidence evidence
 	// releases are kernels that were fetched.
 	releases *releases.Store
 	kvm      *kvm.Provider

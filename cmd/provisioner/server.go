@@ -186,7 +186,7 @@ func (s *server) listen(ctx context.Context) error {
 			return err
 		}
 		handler, err := api.New(api.Options{
-			Store: acceptingStore{s.stores.api, s.accepted}, Packages: s.places.builder, Images: s.places.imageStore(), ImageContents: s.places.imageStore(), Kernels: s.places.releases, Consoles: s.places, Watch: s.hub, Seal: s.box, Planner: planner{},
+			Store: acceptingStore{s.stores.api, s.accepted}, Packages: s.places.builder, Images: s.places.imageStore(), ImageContents: s.places.imageStore(), Kernels: s.places.releases, Tracer: s.places, Consoles: s.places, Watch: s.hub, Seal: s.box, Planner: planner{},
 			GatewayURL: s.gatewayURL, Log: s.log, Metrics: s.metrics, HashKey: hashKey,
 		})
 		if err != nil {

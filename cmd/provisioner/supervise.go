@@ -18,6 +18,9 @@ func (s *server) openPlaces(ctx context.Context) (err error) {
 	s.places, err = openPlaces(ctx, s.c, s.dir, s.stores.background(), s.log, func(id fleet.InstanceID) {
 		if e := s.signals.Load(); e != nil {
 			e.Signal(string(id))
+			if ctx.Err() == nil { // else the end of all is being waited for
+				s.background.Go(func() { s.places.take(ctx, id) })
+			}
 		}
 	})
 	if err != nil {

@@ -20,6 +20,8 @@ type fakeImages struct {
 	inUse    fleet.ImageID
 	kernels  []fleet.KernelRelease
 	exported fleet.ImageExport
+	traced   fleet.TraceOptions
+	evidence []string
 }
 
 func newFakeImages() *fakeImages { return &fakeImages{content: "hello"} }
@@ -124,4 +126,12 @@ func (f *fakeImages) Export(_ context.Context, id fleet.ImageID, o fleet.ImageEx
 		err = errors.Join(err, errors.New("the disk is full"))
 	}
 	return err
+}
+
+func (f *fakeImages) Trace(_ context.Context, p fleet.Package, o fleet.TraceOptions) (fleet.TraceReport, error) {
+	if p.Version == "2" {
+		return fleet.TraceReport{}, fleet.Errorf(fleet.KindNotAccepted, "kernel linux has no trace")
+	}
+	f.traced = o
+	return fleet.TraceReport{Evidence: f.evidence, Exit: &fleet.Exit{Code: 1}, Lines: []string{"open() = -ENOSYS"}}, nil
 }

@@ -101,3 +101,23 @@ func TestKernels(t *testing.T) {
 	h.refused(t, http.StatusBadRequest, "POST", "/api/v1/kernels", strings.Replace(body, "nanos", "linux", 1))
 	h.refused(t, http.StatusBadRequest, "POST", "/api/v1/kernels", `{"kind":"nanos","path":"/x"}`)
 }
+
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.upload(t, "web", "1.0", "content")
+	h.upload(t, "web", "2", "other")
+	trace := call[client.Trace](t, h, http.StatusOK, "POST", "/api/v1/packages/web@1.0/trace", "")
+	require.Equal(t, []string{}, trace.Evidence)
+	require.Equal(t, 1, trace.Exit.Code)
+	require.Equal(t, fleet.TraceOptions{AtMost: 30 * time.Second}, h.images.traced)
+	h.images.evidence = []string{"Nanos has no system call x"}
+	trace = call[client.Trace](t, h, http.StatusOK, "POST", "/api/v1/packages/web@1.0/trace", `{"seconds":5,"memory_mib":256}`)
+	require.Equal(t, h.images.evidence, trace.Evidence)
+	require.Equal(t, fleet.TraceOptions{AtMost: 5 * time.Second, MemoryMiB: 256}, h.images.traced)
+	h.refused(t, http.StatusConflict, "POST", "/api/v1/packages/web@2/trace", "")
+	h.refused(t, http.StatusNotFound, "POST", "/api/v1/packages/none/trace", "")
+	for _, body := range []string{`{"seconds":0}`, `{"seconds":301}`, `{"memory_mib":1}`, `{"minutes":1}`, `{"seconds":null}`} {
+		h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages/web@1.0/trace", body)
+	}
+}

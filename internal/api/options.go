@@ -91,6 +91,7 @@ type Options struct {
 	// ImageContents reads what Images has.
 	ImageContents ImageContents
 	Kernels       Kernels
+	Tracer        Tracer
 	Consoles      Consoles
 	Watch         Watcher
 	Seal          Sealer
@@ -137,9 +138,9 @@ func New(o Options) (http.Handler, error) {
 }
 
 func (o Options) withDefaults() (Options, error) {
-	if o.Store == nil || o.Packages == nil || o.Images == nil || o.ImageContents == nil || o.Kernels == nil || o.Consoles == nil || o.Watch == nil || o.Seal == nil ||
+	if o.Store == nil || o.Packages == nil || o.Images == nil || o.ImageContents == nil || o.Kernels == nil || o.Tracer == nil || o.Consoles == nil || o.Watch == nil || o.Seal == nil ||
 		o.Planner == nil || o.GatewayURL == nil || o.Log == nil {
-		return o, errors.New("making the API: Store, Packages, Images, ImageContents, Kernels, Consoles, Watch, Seal, Planner, GatewayURL and Log are all needed")
+		return o, errors.New("making the API: Store, Packages, Images, ImageContents, Kernels, Tracer, Consoles, Watch, Seal, Planner, GatewayURL and Log are all needed")
 	}
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()

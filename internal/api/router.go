@@ -109,6 +109,7 @@ func (s *server) routes() []route {
 			query: []string{"name", "version", "filename", "oci", "deb", "kernel", "force"}},
 		{method: "GET", path: v1 + "/packages/{id}", handle: s.getPackage},
 		{method: "DELETE", path: v1 + "/packages/{id}", handle: s.deletePackage},
+		{method: "POST", path: v1 + "/packages/{id}/trace", handle: s.tracePackage, unbounded: true},
 		{method: "GET", path: v1 + "/instances", handle: s.listInstances, query: append([]string{"installation", "cluster"}, pages...)},
 		{method: "GET", path: v1 + "/instances/{id}", handle: s.getInstance},
 		{method: "GET", path: v1 + "/kernels", handle: s.listKernels},

@@ -74,13 +74,15 @@ func wireInstance(i *fleet.Instance, host string) *client.Instance {
 		ID: string(i.ID), Host: host, Power: string(i.Power), Image: string(i.Spec.Image),
 		MemoryMiB: i.Spec.MemoryMiB, Restarts: i.Restarts, CreatedAt: i.CreatedAt,
 	}
-	if i.Exit != nil {
-		out.Exit = &client.Exit{
-			Reason: string(i.Exit.Reason), Code: i.Exit.Code, Signal: i.Exit.Signal,
-			At: i.Exit.At, LastLines: i.Exit.LastLines,
-		}
-	}
+	out.Exit = wireExit(i.Exit)
 	return out
+}
+
+func wireExit(x *fleet.Exit) *client.Exit {
+	if x == nil {
+		return nil
+	}
+	return &client.Exit{Reason: string(x.Reason), Code: x.Code, Signal: x.Signal, At: x.At, LastLines: x.LastLines}
 }
 
 func wireOperation(o *fleet.Operation) client.Operation {
@@ -130,6 +132,6 @@ func wireCluster(v *ClusterView) client.Cluster {
 func wirePackage(p *fleet.Package) client.Package {
 	return client.Package{
 		ID: string(p.ID), Name: p.Name, Version: p.Version, Digest: p.Digest, SizeBytes: p.SizeBytes,
-		Kernel: string(p.Kernel), Program: p.Manifest.Program, Warnings: p.Warnings, CreatedAt: p.CreatedAt,
+		Kernel: string(p.Kernel), Program: p.Manifest.Program, Warnings: p.Warnings, Evidence: p.Evidence, CreatedAt: p.CreatedAt,
 	}
 }

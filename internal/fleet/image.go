@@ -76,6 +76,8 @@ type Tenant struct {
 	Network GuestNetwork
 	// Persist lists the directories that lie on the volume; empty where there is none.
 	Persist []string
+	// Trace has the kernel write every system call to the console.
+	Trace bool
 }
 
 // GuestNetwork is the guest's one interface.
@@ -114,4 +116,22 @@ type ImageExport struct {
 	MemoryMiB, VCPUs int
 	// VolumeMiB is how large the file system for persistent directories is; 0 is the kernel's choice.
 	VolumeMiB int
+}
+
+// TraceOptions say how a package is traced.
+type TraceOptions struct {
+	// AtMost is how long the machine runs.
+	AtMost    time.Duration
+	MemoryMiB int
+}
+
+// TraceReport is what a traced boot of a package has told.
+type TraceReport struct {
+	// Evidence is what the kernel lacked for it, and how it ended badly; recorded
+	// with the package too.
+	Evidence []string
+	// Exit tells how it ended by itself; nil where it ran until the time was over.
+	Exit *Exit
+	// Lines are the last of its console, the trace among them, oldest first.
+	Lines []string
 }

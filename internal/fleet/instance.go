@@ -51,6 +51,8 @@ type InstanceSpec struct {
 	// Volume is nil where the package persists nothing.
 	Volume   *VolumeRef
 	Manifest Manifest
+	// Trace: a throw-away boot whose console tells every system call.
+	Trace bool `json:",omitempty"`
 	// Env is the complete environment: the package's, the installation's and
 	// its opened secrets. It must not be logged.
 	Env map[string]string

@@ -28,7 +28,9 @@ type Package struct {
 	Kernel    KernelKind `json:"kernel"`
 	Manifest  Manifest   `json:"manifest"`
 	// Warnings are what admission found and let pass.
-	Warnings  []string  `json:"warnings"`
+	Warnings []string `json:"warnings"`
+	// Evidence is what boots of it have told that reading could not, oldest first.
+	Evidence  []string  `json:"evidence"`
 	CreatedAt time.Time `json:"created_at"`
 }
 

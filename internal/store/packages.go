@@ -9,7 +9,7 @@ import (
 	"dormouse/internal/fleet"
 )
 
-const packageColumns = `p.id, p.name, p.version, p.digest, p.size_bytes, p.kernel, p.manifest, p.warnings, p.created_at`
+const packageColumns = `p.id, p.name, p.version, p.digest, p.size_bytes, p.kernel, p.manifest, p.warnings, p.evidence, p.created_at`
 
 type packageRow struct {
 	ID        string       `db:"id"`
@@ -20,6 +20,7 @@ type packageRow struct {
 	Kernel    string       `db:"kernel"`
 	Manifest  jsonText     `db:"manifest"`
 	Warnings  jsonText     `db:"warnings"`
+	Evidence  jsonText     `db:"evidence"`
 	CreatedAt sql.NullTime `db:"created_at"`
 }
 
@@ -31,7 +32,10 @@ func (r packageRow) pkg() (fleet.Package, error) {
 	if err := r.Manifest.into(&p.Manifest); err != nil {
 		return p, err
 	}
-	return p, r.Warnings.into(&p.Warnings)
+	if err := r.Warnings.into(&p.Warnings); err != nil {
+		return p, err
+	}
+	return p, r.Evidence.into(&p.Evidence)
 }
 
 const insertPackageSQL = `INSERT INTO package (id, name, version, digest, size_bytes, kernel, manifest, warnings)
@@ -68,6 +72,32 @@ func (s *Store) CreatePackage(ctx context.Context, p fleet.Package) (fleet.Packa
 			"package %s@%s exists with another content (digest %.12s): give the new one another version", p.Name, p.Version, have.Digest)
 	}
 	return have, err
+}
+
+// maxEvidence is how many lines of evidence a package keeps.
+const maxEvidence = 50
+
+// addEvidenceSQL adds the lines that are new, in their order.
+const addEvidenceSQL = `UPDATE package p SET evidence = (
+	SELECT jsonb_agg(y.line ORDER BY y.n) FROM (
+		SELECT line, min(n) AS n FROM jsonb_array_elements_text(p.evidence || $2::jsonb) WITH ORDINALITY AS x (line, n)
+		GROUP BY line ORDER BY min(n) LIMIT $3) y)
+WHERE p.id = $1 AND p.deleted_at IS NULL AND NOT p.evidence @> $2::jsonb`
+
+// AddEvidence records what a boot has told of a package, each line once and at
+// most 50 of them. A package that is gone is no error.
+func (s *Store) AddEvidence(ctx context.Context, id fleet.PackageID, lines []string) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	body, err := encode(lines)
+	if err != nil {
+		return err
+	}
+	return s.InTx(ctx, func(tx *Tx) error {
+		_, err := tx.exec(ctx, "recording evidence about a package", addEvidenceSQL, id, body, maxEvidence)
+		return err
+	})
 }
 
 const (

@@ -31,6 +31,9 @@ const maxRecord = 128 << 10
 // Specialise implements imagebuilder.Specialiser. Both files are readable by
 // their owner only: the environment holds secrets.
 func (k *Kernel) Specialise(_ context.Context, imageDir string, t fleet.Tenant, dir string) (fleet.TenantFiles, error) {
+	if t.Trace {
+		return k.specialiseTraced(imageDir, t, dir)
+	}
 	b, err := readBuild(imageDir)
 	if err != nil {
 		return fleet.TenantFiles{}, err

@@ -1,7 +1,6 @@
 package nanos
 
 import (
-	"context"
 	"slices"
 
 	"dormouse/internal/fleet"
@@ -11,11 +10,11 @@ import (
 // traceKlib is the kernel's module that writes each system call to the console.
 const traceKlib = "strace"
 
-// SpecialiseTraced is Specialise for a boot whose console tells every system
+// specialiseTraced is Specialise for a boot whose console tells every system
 // call and what came of it, which Evidence reads. The module comes with the tenant's
 // overlay, some 100 KiB more: the image is the one that all have. It has to be of the release that the image was
 // built from, else the error is KindUnavailable. It is slow: a try, not a service.
-func (k *Kernel) SpecialiseTraced(_ context.Context, imageDir string, t fleet.Tenant, dir string) (fleet.TenantFiles, error) {
+func (k *Kernel) specialiseTraced(imageDir string, t fleet.Tenant, dir string) (fleet.TenantFiles, error) {
 	b, err := readBuild(imageDir)
 	if err != nil {
 		return fleet.TenantFiles{}, err

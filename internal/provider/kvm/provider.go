@@ -91,6 +91,8 @@ type Provider struct {
 	instanceJournal, volumeJournal journal
 	instanceDir, volumeDir         string
 	accel                          *accelerator
+	// tracing holds a token while a machine is traced.
+	tracing chan struct{}
 	// memoryAtStart is MemAvailable when the provider began, in MiB.
 	memoryAtStart int64
 
@@ -118,7 +120,7 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 	p := &Provider{
 		o: o, log: o.Log, root: os.Geteuid() == 0 && !o.SameUser,
 		instanceDir: filepath.Join(o.DataDir, "instances"), volumeDir: filepath.Join(o.DataDir, "volumes"),
-		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]*volume{},
+		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]*volume{}, tracing: make(chan struct{}, 1),
 	}
 	if p.root {
 		p.uids = newUIDs(o.UIDBase, o.UIDCount)

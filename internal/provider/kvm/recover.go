@@ -109,7 +109,7 @@ func (i *instance) recover(ctx context.Context, candidates []int) error {
 	_ = i.lock(context.Background())
 	defer i.unlock()
 	proc, found := i.findProcess(candidates)
-	if i.rec.Deleting {
+	if i.rec.Deleting || i.rec.Spec.Trace { // nobody waits for a trace any more
 		if found {
 			if err := killAndWait(ctx, proc); err != nil {
 				return err

@@ -55,7 +55,7 @@ func (i *instance) tenant(at hostnet.Attachment) fleet.Tenant {
 	spec := i.rec.Spec
 	t := fleet.Tenant{
 		Hostname: spec.Name, Program: spec.Manifest.Program, Args: spec.Manifest.Args, Env: spec.Env,
-		Network: fleet.GuestNetwork{Address: at.GuestAddress, Gateway: at.Gateway, DNS: i.nameServers()},
+		Network: fleet.GuestNetwork{Address: at.GuestAddress, Gateway: at.Gateway, DNS: i.nameServers()}, Trace: spec.Trace,
 	}
 	if spec.Volume != nil {
 		t.Persist = spec.Manifest.Persist

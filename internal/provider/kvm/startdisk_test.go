@@ -1,12 +1,15 @@
 package kvm
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/guest"
@@ -148,4 +151,42 @@ func TestDiskArguments(t *testing.T) {
 	require.Contains(t, args, "-device isa-debug-exit,iobase=0x501,iosize=0x4")
 	require.NotContains(t, args, "-kernel")
 	require.NotContains(t, args, "-append")
+}
+
+// A trace leaves nothing, whether its guest ends or not, and whoever is killed meanwhile.
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	report, err := s.Trace(t.Context(), s.diskSpec("exit-3"), time.Minute)
+	require.NoError(t, err)
+	require.Equal(t, 3, report.Exit.Code)
+	require.Contains(t, strings.Join(report.Lines, "\n"), "do exit-3")
+	report, err = s.Trace(t.Context(), s.diskSpec("serve"), 50*time.Millisecond)
+	require.NoError(t, err)
+	require.Nil(t, report.Exit)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = s.Trace(ctx, s.diskSpec("serve"), time.Minute)
+	require.Equal(t, fleet.KindUnavailable, fleet.KindOf(err))
+	nothing := func() {
+		t.Helper()
+		for _, dir := range []string{s.instanceDir, s.instanceJournal.dir} {
+			entries, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			require.Empty(t, entries, dir)
+		}
+		s.Provider.mu.Lock()
+		defer s.Provider.mu.Unlock()
+		require.Empty(t, s.instances)
+	}
+	nothing()
+
+	cut := s.diskSpec("serve")
+	cut.Trace, cut.ClusterID = true, traceCluster
+	s.ensure(cut)
+	pid := s.pid(cut)
+	s.reopen()
+	require.Error(t, unix.Kill(pid, 0), "its machine is ended")
+	require.NoDirExists(t, filepath.Join(s.instanceDir, string(cut.ID)))
+	require.False(t, s.UsesImage("disk"))
 }

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/imagebuilder/nanos"
+)
+
+// evidence records what the boots of guests that can't speak for themselves tell
+// of their packages.
+type evidence struct {
+	mu sync.Mutex
+	// known are the lines that have been recorded, by package; no line is written
+	// twice by one process, however many instances say it.
+	known map[fleet.PackageID]map[string]bool
+}
+
+// evidenceTimeout bounds the recording of one boot's evidence.
+const evidenceTimeout = 10 * time.Second
+
+// take reads the console of an instance to which something happened.
+func (p *places) take(ctx context.Context, id fleet.InstanceID) {
+	if p.kvm == nil {
+		return
+	}
+	log, spec, err := p.kvm.BootLog(ctx, id)
+	if err != nil || spec.Kernel != fleet.KernelNanos || spec.Trace {
+		return
+	}
+	lines := nanos.Evidence([]byte(log))
+	if len(lines) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, evidenceTimeout)
+	defer cancel()
+	instance, err := p.store.Instance(ctx, id)
+	if err == nil {
+		err = p.record(ctx, instance.Spec.PackageID, lines)
+	}
+	if err != nil && fleet.KindOf(err) != fleet.KindNotFound {
+		p.log.WithError(err).WithField("instance", id).Warn("what a boot told of its package was not recorded")
+	}
+}
+
+// record adds lines to a package's evidence, those that are new to this process.
+func (p *places) record(ctx context.Context, id fleet.PackageID, lines []string) error {
+	p.evidence.mu.Lock()
+	known := p.evidence.known[id]
+	var fresh []string
+	for _, l := range lines {
+		if !known[l] {
+			fresh = append(fresh, l)
+		}
+	}
+	p.evidence.mu.Unlock()
+	if err := p.store.AddEvidence(ctx, id, fresh); err != nil || len(fresh) == 0 {
+		return err
+	}
+	p.evidence.mu.Lock()
+	defer p.evidence.mu.Unlock()
+	if known = p.evidence.known[id]; known == nil {
+		known = map[string]bool{}
+		if p.evidence.known == nil {
+			p.evidence.known = map[fleet.PackageID]map[string]bool{}
+		}
+		p.evidence.known[id] = known
+	}
+	for _, l := range fresh {
+		known[l] = true
+	}
+	return nil
+}
+
+// traceLines is how much of a trace is shown.
+const traceLines = 200
+
+// traceMemoryMiB is a traced machine's memory where nobody says.
+const traceMemoryMiB = 256
+
+// Trace implements api.Tracer.
+func (p *places) Trace(ctx context.Context, pkg fleet.Package, o fleet.TraceOptions) (fleet.TraceReport, error) {
+	switch {
+	case pkg.Kernel != fleet.KernelNanos:
+		return fleet.TraceReport{}, fleet.Errorf(fleet.KindNotAccepted, "package %s@%s is for the kernel %s, which runs every program of Linux: only kernel nanos is traced", pkg.Name, pkg.Version, pkg.Kernel)
+	case p.kvm == nil:
+		return fleet.TraceReport{}, fleet.Errorf(fleet.KindUnavailable, "this process has no host to boot on: ask one with --roles host")
+	}
+	image, err := p.images.Ensure(ctx, pkg)
+	if err != nil {
+		return fleet.TraceReport{}, err
+	}
+	if o.MemoryMiB == 0 {
+		o.MemoryMiB = max(traceMemoryMiB, pkg.Manifest.MinMemoryMiB)
+	}
+	report, err := p.kvm.Trace(ctx, fleet.InstanceSpec{
+		Name: pkg.Name, Kernel: pkg.Kernel, Image: image, MemoryMiB: o.MemoryMiB, VCPUs: 1, Manifest: pkg.Manifest, Env: pkg.Manifest.Env,
+	}, o.AtMost)
+	if err != nil {
+		return fleet.TraceReport{}, err
+	}
+	var log []byte
+	for _, l := range report.Lines {
+		log = append(append(log, l...), '\n')
+	}
+	out := fleet.TraceReport{Evidence: nanos.Evidence(log), Exit: report.Exit, Lines: report.Lines[max(0, len(report.Lines)-traceLines):]}
+	return out, p.record(ctx, pkg.ID, out.Evidence)
+}
