@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -51,6 +52,9 @@ func (k *Kernel) Admit(_ context.Context, in imagebuilder.AdmitInput) ([]string,
 	for _, r := range in.Reports {
 		static = static && r.Interpreter == ""
 		files = append(files, r.Libraries...)
+	}
+	if base := path.Base(p.Manifest.Program); (base == "mariadbd" || base == "mysqld") && !needsGuard(p.Tree) {
+		warnings = append(warnings, fmt.Sprintf("nanos: %s is not linked against glibc, and so can't be kept from believing that Nanos's files survive a power cut without fsync: it loses committed rows; take a build for glibc", p.Manifest.Program))
 	}
 	if static {
 		return append(warnings, fmt.Sprintf("nanos: %s is linked statically: what it wants of the kernel can't be told by reading, the first boot's log tells it", p.Manifest.Program)), nil

@@ -37,6 +37,11 @@ func TestAdmit(t *testing.T) {
 	require.Contains(t, warnings[0], "www-data")
 	require.Contains(t, warnings[1], "linked statically")
 
+	p = pack(t, `{"Name":"app","Version":"1","Program":"/bin/mariadbd"}`, map[string]string{"sysroot/bin/mariadbd": static})
+	warnings, err = admit(t, p)
+	require.NoError(t, err)
+	require.Contains(t, warnings[0], "loses committed rows")
+
 	p = pack(t, `{"Name":"app","Version":"1","Program":"/bin/app"}`, map[string]string{"sysroot/bin/app": "#!/bin/sh\nexec true\n", "sysroot/bin/sh": static})
 	_, err = admit(t, p)
 	require.Equal(t, fleet.KindInvalid, fleet.KindOf(err))

@@ -18,6 +18,11 @@
 // volume will be mounted, so that the program finds the same with a volume and without.
 // Package and release may change what persists: the volume keeps each directory by its path.
 //
+// WriteUEFI makes a disk for machines without BIOS of an image. ReadExit reads what the
+// kernel left on a disk when its program failed, Evidence what a console log says of what
+// the kernel lacks; SpecialiseTraced makes a boot that says all of it. The kernel takes a flag of mmap that it does
+// not honour, for which MariaDB loses data: guard.go keeps programs from believing it.
+//
 // Nanos has no users, no modes and no time stamps of ours: every file is root's.
 //
 // A failure leaves nothing outside of the directory that the caller gave, and is

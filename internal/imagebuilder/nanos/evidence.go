@@ -35,6 +35,16 @@ var evidence = []struct {
 	{regexp.MustCompile(`(page fault|general protection fault|double fault)[^\n]* in kernel mode|unhandled (?:kernel )?fault`), "the kernel crashed"},
 }
 
+var unnamedCall = regexp.MustCompile(`syscall_\d+`)
+
+// unnamed are the calls that klib strace knows by number only, as far as
+// programs ask for them (Linux: arch/x86/entry/syscalls/syscall_64.tbl). glibc asks for rseq at every start
+// and does without: that says nothing of the program.
+var unnamed = map[string]string{
+	"syscall_334": "", "syscall_424": "pidfd_send_signal", "syscall_434": "pidfd_open", "syscall_435": "clone3", "syscall_436": "close_range", "syscall_437": "openat2",
+	"syscall_438": "pidfd_getfd", "syscall_439": "faccessat2", "syscall_441": "epoll_pwait2", "syscall_444": "landlock_create_ruleset", "syscall_449": "futex_waitv",
+}
+
 // Evidence returns what a console log says of what the kernel lacks for a
 // program, and of how it ended: each thing once, in the order of appearance. A missing system call is
 // named only where the log has a trace of system calls (klib strace, debugsyscalls in the kernel's
@@ -49,6 +59,14 @@ func Evidence(log []byte) []string {
 				continue
 			}
 			says := printable(string(e.pattern.Expand(nil, []byte(e.says), line, m)))
+			if number := unnamedCall.FindString(says); number != "" {
+				name, ok := unnamed[number]
+				if ok && name == "" {
+					break
+				} else if ok {
+					says = strings.ReplaceAll(says, number, name)
+				}
+			}
 			if !slices.Contains(found, says) {
 				found = append(found, says)
 			}

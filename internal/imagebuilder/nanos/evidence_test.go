@@ -36,6 +36,7 @@ func TestEvidence(t *testing.T) {
 		require.Equal(t, want, Evidence(log), name)
 	}
 	require.Empty(t, Evidence(nil))
+	require.Equal(t, []string{"Nanos has no system call syscall_999"}, Evidence([]byte("[2] syscall_334() = -ENOSYS\n[2] syscall_999() = -ENOSYS\n")))
 	require.Equal(t, []string{"the program did not start: \"x\" [31m"}, Evidence([]byte("program startup failed before exec: \"x\" \x1b[31m\x00\xff\n")))
 	var many bytes.Buffer
 	for i := range 1000 {
@@ -50,7 +51,7 @@ func TestEvidence(t *testing.T) {
 
 var evidenceOf = map[string][]string{
 	"want":    {"the program tried to make a process, which Nanos can't"},
-	"trace":   {"Nanos has no system call syscall_434", "the program tried to make a process, which Nanos can't", "Nanos has no system call shmget"},
+	"trace":   {"Nanos has no system call pidfd_open", "the program tried to make a process, which Nanos can't", "Nanos has no system call shmget"},
 	"illegal": {"the program was ended by signal 4"},
 	"nothing": {"the program did not start: (result:unable to open program file /bin/none)"},
 }

@@ -5,11 +5,8 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"io"
-	"path"
-	"strings"
 
 	"dormouse/internal/fleet"
-	"dormouse/internal/imagebuilder/elfdeps"
 	"dormouse/internal/imagebuilder/source"
 )
 
@@ -25,32 +22,14 @@ const (
 	maxPreload  = 64 << 10
 )
 
-// needsGuard tells whether a program can be guarded and may have to be: it is
-// linked dynamically against glibc, and maps files itself or by libpmem.
-func needsGuard(tree *source.Tree, m fleet.Manifest) bool {
-	report, err := elfdeps.Check(tree, m.Program, m.Env)
-	if err != nil || !strings.HasPrefix(path.Base(report.Interpreter), "ld-linux-") {
-		return false // what can't be loaded is not guarded; admission has said so
-	}
-	for _, l := range report.Libraries {
-		if strings.HasPrefix(path.Base(l), "libpmem") {
-			return true
-		}
-	}
-	return mapsFiles(tree, m.Program)
-}
+// glibcLoader is what every dynamic program of glibc names as its interpreter (System V ABI, AMD64 supplement).
+const glibcLoader = "/lib64/ld-linux-x86-64.so.2"
 
-func mapsFiles(tree *source.Tree, program string) bool {
-	names, err := elfdeps.Imports(tree, program)
-	if err != nil {
-		return false
-	}
-	for _, n := range names {
-		if n == "mmap" || n == "mmap64" {
-			return true
-		}
-	}
-	return false
+// needsGuard tells whether the image can hold programs that the guard is for:
+// whichever of them a tenant starts, and whatever library maps the file. musl's loader knows no ld.so.preload.
+func needsGuard(tree *source.Tree) bool {
+	_, err := tree.Open(glibcLoader)
+	return err == nil
 }
 
 // addGuard adds the library, and its name to what the package preloads itself.

@@ -100,7 +100,7 @@ func planRoot(tree *source.Tree, m fleet.Manifest, name string) (*plan, error) {
 	p.add(item{path: dataDir, kind: source.Directory})
 	p.add(item{path: configDir, kind: source.Directory})
 	p.addDefaults(m, name)
-	if needsGuard(t, m) {
+	if needsGuard(t) {
 		return p, p.addGuard(t)
 	}
 	return p, nil

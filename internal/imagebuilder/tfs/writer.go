@@ -221,6 +221,9 @@ func (w *Writer) Finish(attrs ...Attr) (*State, error) {
 	head = append(append(head, w.o.Label...), 0, recordLink)
 	head = append(appendVarint(appendVarint(head, uint64(first.start)), uint64(first.sectors)), recordEnd)
 	l := &logWriter{w: w.w, allocate: func(sectors int64) (logExtent, error) {
+		if w.limit > 0 && w.next+sectors > w.limit {
+			return logExtent{}, ErrNoRoom
+		}
 		w.next += sectors
 		return logExtent{w.next - sectors, sectors}, nil
 	}}
