@@ -3,6 +3,7 @@ package deb
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -299,4 +300,35 @@ func TestData(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(dir, "usr/bin/openssl"))
 	require.NoFileExists(t, filepath.Join(dir, "usr/sbin/update-ca-certificates"))
 	require.JSONEq(t, `{"Program": "/usr/bin/app", "Args": ["/usr/bin/app"]}`, string(laid.Manifest))
+}
+
+// The umask of whoever fetches changes nothing.
+func TestFetchWithAnotherUmask(t *testing.T) {
+	t.Parallel()
+	r := newRepository(t, "trusted=yes", archive("")...)
+	one, _, err := fetch(t, r, Options{}, "hello")
+	require.NoError(t, err)
+	other := filepath.Join(t.TempDir(), "root")
+	cmd := exec.Command("/bin/sh", "-c", `umask 077 && exec "$0" -test.run '^TestFetchInProcess$' -test.v`, os.Args[0])
+	cmd.Env = append(os.Environ(), fetchInto+"="+other, "APT_CONFIG="+r.config)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, listing(t, one), listing(t, other))
+	info, err := os.Stat(other)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o755), info.Mode().Perm(), "the root too")
+}
+
+// fetchInto names, in the environment, a directory for TestFetchInProcess to make.
+const fetchInto = "DORMOUSE_TEST_FETCH_INTO"
+
+func TestFetchInProcess(t *testing.T) {
+	t.Parallel()
+	dir := os.Getenv(fetchInto)
+	if dir == "" {
+		t.Skip("it is the other process of TestFetchWithAnotherUmask")
+	}
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	_, err := Fetch(context.Background(), dir, []string{"hello"}, Options{})
+	require.NoError(t, err)
 }
