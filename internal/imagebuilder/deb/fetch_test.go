@@ -3,6 +3,7 @@ package deb
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -171,51 +172,6 @@ func TestFetchTwiceIsTheSame(t *testing.T) {
 	require.Equal(t, "exim", laid.Name)
 }
 
-func TestCache(t *testing.T) {
-	t.Parallel()
-	r := newRepository(t, "trusted=yes", archive("")...)
-	o := Options{CacheDir: filepath.Join(t.TempDir(), "debs")}
-	one, _, err := fetch(t, r, o, "hello")
-	require.NoError(t, err)
-	debs, err := filepath.Glob(filepath.Join(o.CacheDir, "*.deb"))
-	require.NoError(t, err)
-	require.Len(t, debs, 9)
-
-	// What is damaged there is fetched once more.
-	body, err := os.ReadFile(debs[0])
-	require.NoError(t, err)
-	body[len(body)/2] ^= 1
-	require.NoError(t, os.WriteFile(debs[0], body, 0o644))
-	two, _, err := fetch(t, r, o, "hello")
-	require.NoError(t, err)
-	require.Equal(t, listing(t, one), listing(t, two))
-
-	// All is there without the archive.
-	require.NoError(t, os.Rename(filepath.Join(r.dir, "pool"), filepath.Join(r.dir, "away")))
-	_, _, err = fetch(t, r, o, "hello")
-	require.NoError(t, err)
-
-	// The bound holds, and what was used last is kept.
-	var size int64
-	for _, d := range debs {
-		info, err := os.Stat(d)
-		require.NoError(t, err)
-		size = max(size, info.Size())
-	}
-	o.CacheBytes = size
-	_, _, err = fetch(t, r, o, "hello")
-	require.NoError(t, err)
-	debs, err = filepath.Glob(filepath.Join(o.CacheDir, "*.deb"))
-	require.NoError(t, err)
-	require.NotEmpty(t, debs)
-	require.Less(t, len(debs), 9)
-
-	// And without both it says so.
-	_, _, err = fetch(t, r, o, "hello")
-	require.Equal(t, fleet.KindUnavailable, fleet.KindOf(err), "%v", err)
-	require.ErrorContains(t, err, "apt-get update")
-}
-
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	r := newRepository(t, "trusted=yes", archive("")...)
@@ -299,4 +255,35 @@ func TestData(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(dir, "usr/bin/openssl"))
 	require.NoFileExists(t, filepath.Join(dir, "usr/sbin/update-ca-certificates"))
 	require.JSONEq(t, `{"Program": "/usr/bin/app", "Args": ["/usr/bin/app"]}`, string(laid.Manifest))
+}
+
+// The umask of whoever fetches changes nothing.
+func TestFetchWithAnotherUmask(t *testing.T) {
+	t.Parallel()
+	r := newRepository(t, "trusted=yes", archive("")...)
+	one, _, err := fetch(t, r, Options{}, "hello")
+	require.NoError(t, err)
+	other := filepath.Join(t.TempDir(), "root")
+	cmd := exec.Command("/bin/sh", "-c", `umask 077 && exec "$0" -test.run '^TestFetchInProcess$' -test.v`, os.Args[0])
+	cmd.Env = append(os.Environ(), fetchInto+"="+other, "APT_CONFIG="+r.config)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, listing(t, one), listing(t, other))
+	info, err := os.Stat(other)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o755), info.Mode().Perm(), "the root too")
+}
+
+// fetchInto names, in the environment, a directory for TestFetchInProcess to make.
+const fetchInto = "DORMOUSE_TEST_FETCH_INTO"
+
+func TestFetchInProcess(t *testing.T) {
+	t.Parallel()
+	dir := os.Getenv(fetchInto)
+	if dir == "" {
+		t.Skip("it is the other process of TestFetchWithAnotherUmask")
+	}
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	_, err := Fetch(context.Background(), dir, []string{"hello"}, Options{})
+	require.NoError(t, err)
 }
