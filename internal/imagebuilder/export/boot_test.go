@@ -298,3 +298,26 @@ func TestDiskBoots(t *testing.T) {
 		})
 	}
 }
+
+// The small kernel has its EFI stub and the drivers of EC2 and Compute Engine built in.
+func TestDiskOfSmallKernelBoots(t *testing.T) {
+	t.Parallel()
+	built, err := filepath.Glob("../../../.cache/small-kernel/*/bzImage")
+	require.NoError(t, err)
+	if len(built) == 0 {
+		t.Skip("left out, because there is no small kernel: make kernel builds it")
+	}
+	e := exampleDisk(t)
+	k, err := stock.UnpackImage(context.Background(), t.TempDir(), built[0])
+	require.NoError(t, err)
+	init, err := os.ReadFile(filepath.Join(sharedDir(), "init"))
+	require.NoError(t, err)
+	initrd := filepath.Join(t.TempDir(), "initrd")
+	f, err := os.Create(initrd)
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(stock.BuildDiskInitrd(f, k.Dir, init), f.Close()))
+	e.input.Kernel.VmlinuzPath, e.input.Kernel.InitrdPath = k.VmlinuzPath(), initrd
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, linux.WriteDisk(context.Background(), disk, e.input))
+	serves(t, machine{args: append(drive("raw", disk), "-M", "q35", "-device", "nvme,drive=disk,serial=1")})
+}
