@@ -21,7 +21,8 @@
 // there: the guest booted from a disk in a cloud. Then drivers for the machines there are
 // loaded as well; root, configuration and volume are GPT partitions, found by name; there is no
 // guest channel; and the address comes by DHCP, for which the program is held up
-// a minute at most. All else is the same.
+// a minute at most. The machine's power button shuts the guest down as the verb
+// shutdown does. All else is the same.
 //
 // # The root
 //

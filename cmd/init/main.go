@@ -73,7 +73,9 @@ func (m *machine) boot() error {
 		}
 	}
 	m.ch.send(guest.Message{Event: guest.EventHello})
-	if !bootsByItself() { // else there is no host of ours
+	if bootsByItself() { // there is no host of ours
+		go m.watchButtons()
+	} else {
 		go m.ch.serve(m.con)
 	}
 	if err := m.readConfig(); err != nil {

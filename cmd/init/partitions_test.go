@@ -60,3 +60,15 @@ func TestChoosePartition(t *testing.T) {
 		}
 	}
 }
+
+func TestPowerPressed(t *testing.T) {
+	t.Parallel()
+	press := append(make([]byte, 16), 1, 0, 116, 0, 1, 0, 0, 0)
+	require.Len(t, press, inputEventLen)
+	require.True(t, powerPressed(press))
+	for at, b := range map[int]byte{16: 0, 18: 115, 20: 0} { // another kind, another key, let go
+		other := append([]byte{}, press...)
+		other[at] = b
+		require.False(t, powerPressed(other))
+	}
+}

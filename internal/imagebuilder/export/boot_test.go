@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/guest"
 	"dormouse/internal/imagebuilder"
 	"dormouse/internal/imagebuilder/linux"
 	"dormouse/internal/imagebuilder/linux/stock"
@@ -158,6 +160,8 @@ type machine struct {
 	args []string
 	// card is the network card's model; empty is virtio-net-pci.
 	card string
+	// button: once it has answered, its power button is pressed, and it must shut down.
+	button bool
 }
 
 // serves boots a machine with UEFI firmware and awaits the example's answer.
@@ -176,6 +180,7 @@ func serves(t *testing.T, m machine) {
 	args := append([]string{
 		"-accel", "tcg,tb-size=64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "256",
 		"-bios", firmware, "-chardev", "file,id=console,path=" + console, "-serial", "chardev:console",
+		"-monitor", "unix:" + filepath.Join(dir, "monitor") + ",server=on,wait=off",
 		"-netdev", fmt.Sprintf("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:8080", port), "-device", m.card + ",netdev=net,romfile=",
 	}, m.args...)
 	cmd := exec.Command("qemu-system-x86_64", args...)
@@ -206,6 +211,10 @@ func serves(t *testing.T, m machine) {
 			require.NoError(t, answer.Body.Close())
 			if answer.StatusCode == http.StatusOK {
 				t.Logf("it answered after %.1f s", time.Since(begun).Seconds())
+				if m.button {
+					pressButton(t, filepath.Join(dir, "monitor"))
+					awaitOff(t, exited, console)
+				}
 				return
 			}
 		}
@@ -216,6 +225,34 @@ func serves(t *testing.T, m machine) {
 			require.Less(t, time.Since(begun), bootLimit, "no answer in time: %v", err)
 		}
 	}
+}
+
+func pressButton(t *testing.T, monitor string) {
+	t.Helper()
+	c, err := net.Dial("unix", monitor)
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = io.WriteString(c, "system_powerdown\n")
+	require.NoError(t, err)
+	// Until it has been read: the monitor says the command back.
+	got := make([]byte, 4096)
+	for all := ""; !strings.Contains(all, "powerdown"); {
+		n, err := c.Read(got)
+		require.NoError(t, err)
+		all += string(got[:n])
+	}
+}
+
+// awaitOff waits until the machine is off, which the guest must have done by itself.
+func awaitOff(t *testing.T, exited <-chan struct{}, console string) {
+	t.Helper()
+	select {
+	case <-exited:
+	case <-time.After(bootLimit):
+		require.FailNow(t, "it is still on")
+	}
+	require.Contains(t, read(console), guest.GoneLine+`{"event":"gone"`)
+	require.Contains(t, read(console), `"reason":"stopped"`)
 }
 
 func read(path string) string {
@@ -243,7 +280,7 @@ func drive(format, file string) []string {
 // Engine, VMware), virtio-scsi (Compute Engine), virtio-blk, IDE (VirtualBox).
 func TestDiskBoots(t *testing.T) {
 	t.Parallel()
-	nvme := machine{args: []string{"-M", "q35", "-device", "nvme,drive=disk,serial=1"}}
+	nvme := machine{args: []string{"-M", "q35", "-device", "nvme,drive=disk,serial=1"}, button: true}
 	for name, m := range map[string]machine{
 		"NVMe":       nvme,
 		"VirtioSCSI": {args: []string{"-M", "q35", "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk"}},
@@ -260,4 +297,27 @@ func TestDiskBoots(t *testing.T) {
 			serves(t, m)
 		})
 	}
+}
+
+// The small kernel has its EFI stub and the drivers of EC2 and Compute Engine built in.
+func TestDiskOfSmallKernelBoots(t *testing.T) {
+	t.Parallel()
+	built, err := filepath.Glob("../../../.cache/small-kernel/*/bzImage")
+	require.NoError(t, err)
+	if len(built) == 0 {
+		t.Skip("left out, because there is no small kernel: make kernel builds it")
+	}
+	e := exampleDisk(t)
+	k, err := stock.UnpackImage(context.Background(), t.TempDir(), built[0])
+	require.NoError(t, err)
+	init, err := os.ReadFile(filepath.Join(sharedDir(), "init"))
+	require.NoError(t, err)
+	initrd := filepath.Join(t.TempDir(), "initrd")
+	f, err := os.Create(initrd)
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(stock.BuildDiskInitrd(f, k.Dir, init), f.Close()))
+	e.input.Kernel.VmlinuzPath, e.input.Kernel.InitrdPath = k.VmlinuzPath(), initrd
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, linux.WriteDisk(context.Background(), disk, e.input))
+	serves(t, machine{args: append(drive("raw", disk), "-M", "q35", "-device", "nvme,drive=disk,serial=1")})
 }

@@ -45,7 +45,8 @@ func wanted() []Module {
 }
 
 // machines lists what the machines of clouds and hypervisors have in place of
-// virtio-blk and virtio-net: their buses and disks first, then their network cards. Which of
+// virtio-blk and virtio-net: their buses and disks first, then their network cards,
+// and the power button, by which they ask for a shutdown. Which of
 // these a kernel has is its distribution's choice. Debian's cloud kernel, for one,
 // has no ahci, mptspi, mptsas, e1000 and e1000e, but ata_piix, vmw_pvscsi and vmxnet3.
 func machines() []Module {
@@ -54,6 +55,7 @@ func machines() []Module {
 		"pci_hyperv", "hv_vmbus", "sd_mod",
 		"nvme", "virtio_scsi", "ahci", "ata_piix", "vmw_pvscsi", "mptspi", "mptsas", "BusLogic", "hv_storvsc", "xen_blkfront",
 		"ena", "gve", "vmxnet3", "e1000", "e1000e", "hv_netvsc", "xen_netfront",
+		"evdev", "button",
 	} {
 		modules = append(modules, Module{name, PhaseDisk})
 	}
