@@ -68,9 +68,9 @@ type Specialiser interface {
 	// before. It must be fast: every start of an instance goes through it.
 	Specialise(ctx context.Context, imageDir string, t fleet.Tenant, dir string) (fleet.TenantFiles, error)
 	// FormatVolume makes the kernel's file system on a volume that has none, with
-	// what the image holds below the persistent directories. A volume that has one
-	// already is left as it is; one with another kernel's file system is
-	// KindConflict. It leaves the sync to the caller.
+	// what the image holds below the persistent directories. One that it has made
+	// before gets what a later release persists besides, and keeps the rest; one with
+	// another kernel's file system is KindConflict. It leaves the sync to the caller.
 	FormatVolume(ctx context.Context, imageDir string, persist []string, volume *os.File) error
 }
 

@@ -162,7 +162,9 @@ func writeOverlay(f *os.File, imageDir string, b *build, t fleet.Tenant, more fu
 	if err != nil {
 		return permanent(err)
 	}
-	attrs := []tfs.Attr{{Name: "environment", Value: stringTuple(t.Env)}}
+	// Only where a host of ours has made the machine is there somebody to take the
+	// program's exit code: QEMU's isa-debug-exit.
+	attrs := []tfs.Attr{{Name: "environment", Value: stringTuple(t.Env)}, {Name: "debug_exit", Value: "t"}}
 	if t.Program != "" {
 		attrs = append(attrs, tfs.Attr{Name: "program", Value: t.Program})
 	}

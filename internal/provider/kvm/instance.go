@@ -329,7 +329,10 @@ func (i *instance) status() fleet.InstanceStatus {
 	case i.vm != nil:
 		st.Exit = nil
 		i.vm.fill(&st)
-	case i.resuming || i.rec.Deleting:
+	case i.resuming:
+		// It is about to run: how it ended before is no news.
+		st.Power, st.Exit, st.Restarts = fleet.PowerPending, nil, i.restarts.Count
+	case i.rec.Deleting:
 		st.Power = fleet.PowerPending
 	}
 	return st

@@ -89,7 +89,9 @@ func TestDiskGuestIsSwitchedOffBetweenStarts(t *testing.T) {
 	spec := s.diskSpec("exit-3")
 	spec.Manifest.Restart = fleet.RestartAlways
 	s.ensure(spec)
-	s.await(spec, func(st fleet.InstanceStatus) bool { return st.Power == fleet.PowerPending })
+	st := s.await(spec, func(st fleet.InstanceStatus) bool { return st.Power == fleet.PowerPending })
+	require.Nil(t, st.Exit, "it has not ended for good")
+	require.NotZero(t, st.Restarts)
 	_, err := s.Power(t.Context(), ref(spec), fleet.PowerOff)
 	require.NoError(t, err)
 	s.await(spec, isOff)
