@@ -37,6 +37,10 @@ type Options struct {
 	Filesystem int64
 	// Args are further arguments of `provisioner server`.
 	Args []string
+	// Environ are further variables of its environment, NAME=VALUE.
+	Environ []string
+	// Umask is its umask, in octal; empty is the test's own.
+	Umask string
 }
 
 // Environment is a provisioner with a directory of its own.
@@ -211,8 +215,11 @@ func (e *Environment) serverCommand() *exec.Cmd {
 	args := append([]string{"server", "--dev", "--data-dir", e.DataDir, "--listen", strings.TrimPrefix(e.URL, "http://"),
 		"--gateway-listen", e.GatewayAddress, "--kernel-packages", e.kernel}, e.options.Args...)
 	cmd := exec.Command(filepath.Join(e.tools.bin, "provisioner"), args...)
+	if e.options.Umask != "" {
+		cmd = exec.Command("sh", append([]string{"-c", `umask "$0"; exec "$@"`, e.options.Umask, cmd.Path}, args...)...)
+	}
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), "HOME="+e.DataDir)
+	cmd.Env = append(append(os.Environ(), "HOME="+e.DataDir), e.options.Environ...)
 	// A session of its own: a Ctrl-C on the terminal is for the test alone.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: e.options.Credential}
 	return cmd
