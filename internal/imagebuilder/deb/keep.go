@@ -3,6 +3,7 @@ package deb
 import (
 	"context"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,6 +23,12 @@ var droppedDirs = []string{
 	"usr/lib/NetworkManager", "etc/network", "etc/ppp", "etc/dhcp", "etc/resolvconf", "usr/lib/resolvconf",
 }
 
+// queryCompiler is PostgreSQL's, which brings LLVM: more than all the rest of the
+// image, for queries that small machines do not run. Where it is missing the
+// server does without (its manual, "Pluggable JIT Providers"); newer releases of
+// Debian's have it in a package of its own.
+var queryCompiler = regexp.MustCompile(`^usr/lib/postgresql/[^/]+/lib/(bitcode|llvmjit)`)
+
 // readDirs are kept until what they say has been read.
 var readDirs = []string{"usr/lib/systemd", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/udev", "etc/systemd"}
 
@@ -37,7 +44,7 @@ func dropped(name string) bool {
 	if name == "usr/share/doc" || strings.HasPrefix(name, "usr/share/doc/") {
 		return !isCopyright(name) // directories come with the file
 	}
-	return isBelow(name, droppedDirs)
+	return isBelow(name, droppedDirs) || queryCompiler.MatchString(name)
 }
 
 func isCopyright(name string) bool {
