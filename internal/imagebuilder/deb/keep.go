@@ -30,7 +30,10 @@ var droppedDirs = []string{
 var queryCompiler = regexp.MustCompile(`^usr/lib/postgresql/[^/]+/lib/(bitcode|llvmjit)`)
 
 // readDirs are kept until what they say has been read.
-var readDirs = []string{"usr/lib/systemd", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/udev", "etc/systemd"}
+var readDirs = []string{
+	"usr/lib/systemd/system", "usr/lib/systemd/user", "usr/lib/systemd/system-preset", "usr/lib/systemd/user-preset", "usr/lib/systemd/system-generators",
+	"usr/lib/systemd/system-shutdown", "usr/lib/systemd/system-sleep", "usr/lib/systemd/catalog", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/udev", "etc/systemd",
+}
 
 func isBelow(name string, dirs []string) bool {
 	return slices.ContainsFunc(dirs, func(d string) bool { return name == d || strings.HasPrefix(name, d+"/") })
