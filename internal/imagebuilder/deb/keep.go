@@ -64,6 +64,10 @@ func (s *selection) opened(ctx context.Context, p string, check checkFunc) error
 	const lib = "/usr/lib/x86_64-linux-gnu/"
 	var names []string
 	for _, w := range report.Wanted {
+		by := s.tree.nodes[s.tree.file(w.WantedBy)]
+		if strings.HasPrefix(w.Library, "gconv/") && (by == nil || !slices.Contains(s.whole, by.from)) {
+			continue // 8 MB, for what a library could do and the program does not ask for
+		}
 		names = append(names, w.Library)
 	}
 	if slices.ContainsFunc(report.Libraries, func(l string) bool { return path.Base(l) == "libcrypto.so.3" }) {
