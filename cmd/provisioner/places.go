@@ -29,9 +29,9 @@ import (
 
 // places are the providers of this process and what belongs to them.
 type places struct {
-	store   *store.Store
-	builder builder
-	images  *imagebuilder.Builder
+	store    *store.Store
+	builder  builder
+	images   *imagebuilder.Builder
 	evidence evidence
 	// releases are kernels that were fetched.
 	releases *releases.Store
