@@ -190,5 +190,5 @@ func TestDiskOfSmallKernelBoots(t *testing.T) {
 	e.input.Kernel.VmlinuzPath, e.input.Kernel.InitrdPath = k.VmlinuzPath(), initrd
 	disk := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, linux.WriteDisk(context.Background(), disk, e.input))
-	serves(t, machine{args: append(drive("raw", disk), "-M", "q35", "-device", "nvme,drive=disk,serial=1")})
+	serves(t, machine{args: append(drive("raw", disk), "-M", "q35", "-device", "nvme,drive=disk,serial=1"), button: true})
 }
