@@ -71,9 +71,8 @@ func (m *machine) boot() error {
 		}
 	}
 	m.ch.send(guest.Message{Event: guest.EventHello})
-	if bootsByItself() { // there is no host of ours
-		go m.watchButtons()
-	} else {
+	alone := bootsByItself() // there is no host of ours
+	if !alone {
 		go m.ch.serve(m.con)
 	}
 	if err := m.readConfig(); err != nil {
@@ -97,6 +96,9 @@ func (m *machine) boot() error {
 	defer scratch.Close()
 	if err := enterRoot(); err != nil {
 		return err
+	}
+	if alone {
+		go m.watchButtons() // only now, because /dev has just moved
 	}
 	if err := makeWritable(m.cfg, m.volume, scratch); err != nil {
 		return err

@@ -64,7 +64,7 @@ const (
 // configuration, and where there are persistent directories a volume for them. A
 // configuration for another machine can be written over it: guest.EncodeConfig's bytes at the partition's beginning.
 //
-// The same input gives the same bytes. On failure nothing is left at path. A file that is
+// The same input gives the same bytes. It leaves the sync to the caller; on failure nothing is left at path. A file that is
 // missing is KindUnavailable, one that can't boot KindInvalid, a full disk KindCapacity.
 func WriteDisk(ctx context.Context, path string, in DiskInput) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
