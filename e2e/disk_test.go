@@ -40,9 +40,9 @@ func importedDisk(t *testing.T, e *harness.Environment, kernel, format string, o
 	require.NoError(t, err)
 	manifest := filepath.Join(work, "disk.manifest")
 	require.NoError(t, os.WriteFile(manifest, []byte(`{"Ports": [8080], "Health": {"Type": "http", "Path": "/healthz"}, "MinMemory": "256MiB", "Args": ["x"]}`), 0o600))
-	disk := func(format string, args ...string) client.Package {
+	disk := func(format string) client.Package {
 		file := filepath.Join(work, kernel+"-disk."+format)
-		ctl(t, e, append([]string{"image", "export", from, "--format", format, "--out", file}, args...)...)
+		ctl(t, e, "image", "export", from, "--format", format, "--out", file, "--volume", "64MiB")
 		defer os.Remove(file)
 		p := decoded[client.Package](t, ctl(t, e, "-o", "json", "package", "create", "--disk", file, "--manifest", manifest, "--version", format).Stdout)
 		require.Equal(t, "disk", p.Kernel)
@@ -69,7 +69,7 @@ func importedDisk(t *testing.T, e *harness.Environment, kernel, format string, o
 	require.NotZero(t, refused.Code)
 	require.Contains(t, refused.Stderr, "images of the kernel disk can't be read back")
 
-	in := installation(t, e, "create", name, "--owner", "erin", "--cluster", harness.Cluster, "--package", pkg, "--memory", "256MiB", "--disk", "2GiB", "--wait", "--timeout", "10m")
+	in := installation(t, e, "create", name, "--owner", "erin", "--cluster", harness.Cluster, "--package", pkg, "--memory", "256MiB", "--disk", "1200MiB", "--wait", "--timeout", "10m")
 	require.Equal(t, "stable", in.State)
 	require.Equal(t, "1.0.0", visit[info](t, e, name, "/api/info").Version)
 	addNote(t, e, name, "remember me")

@@ -10,7 +10,7 @@
 // finds its disk full before its file system is.
 //
 // The guest learns its name, its address and its environment as clouds tell
-// them: from a volume with the label CIDATA, for cloud-init's data source NoCloud
+// them: from a volume with the label cidata, for cloud-init's data source NoCloud
 // (cloudinit.readthedocs.io, "NoCloud"). A guest that does not look there
 // must ask by DHCP, which only the network of the kind user answers.
 //

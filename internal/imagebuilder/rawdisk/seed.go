@@ -16,7 +16,6 @@ import (
 	"strings"
 
 	"dormouse/internal/fleet"
-	"dormouse/internal/imagebuilder/fat32"
 )
 
 // seedName is the seed's file in a tenant's directory.
@@ -31,7 +30,7 @@ const maxEnvironment = 512 << 10
 
 // Specialise implements imagebuilder.Specialiser: the tenant's part is the seed
 // alone, readable by its owner only. What was written to the disk lies on the volume.
-func (Kernel) Specialise(ctx context.Context, imageDir string, t fleet.Tenant, dir string) (_ fleet.TenantFiles, err error) {
+func (Kernel) Specialise(_ context.Context, imageDir string, t fleet.Tenant, dir string) (_ fleet.TenantFiles, err error) {
 	if _, err := readBuild(imageDir); err != nil {
 		return fleet.TenantFiles{}, err
 	}
@@ -43,22 +42,14 @@ func (Kernel) Specialise(ctx context.Context, imageDir string, t fleet.Tenant, d
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fleet.TenantFiles{}, fmt.Errorf("writing the guest's seed: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fleet.TenantFiles{}, fmt.Errorf("writing the guest's seed: %w", err)
-	}
-	size, err := fat32.Write(ctx, f, 0, files, fat32.Options{Label: "CIDATA"})
-	if err == nil {
-		err = f.Truncate(size)
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := os.WriteFile(path, isoImage("cidata", files), 0o600); err != nil {
 		return fleet.TenantFiles{}, errors.Join(fmt.Errorf("writing the guest's seed: %w", err), os.Remove(path))
 	}
 	return fleet.TenantFiles{ConfigPath: path}, nil
 }
 
 // seed returns the files of the data source.
-func seed(t fleet.Tenant) ([]fat32.File, error) {
+func seed(t fleet.Tenant) ([]isoFile, error) {
 	network, err := networkConfig(t.Network)
 	if err != nil {
 		return nil, err
@@ -70,19 +61,16 @@ func seed(t fleet.Tenant) ([]fat32.File, error) {
 	// A constant: with another one cloud-init would take the guest for a copy, and
 	// give it new keys, whenever something about it changes.
 	meta := map[string]any{"instance-id": "dormouse-" + t.Hostname, "local-hostname": t.Hostname}
-	var files []fat32.File
+	var files []isoFile
 	for _, f := range []struct {
-		short, long, head string
-		content           any
-	}{
-		{"META.DAT", "meta-data", "", meta}, {"USER.DAT", "user-data", "#cloud-config\n", user}, {"NETWORK.CFG", "network-config", "", network},
-	} {
+		name, head string
+		content    any
+	}{{"meta-data", "", meta}, {"user-data", "#cloud-config\n", user}, {"network-config", "", network}} {
 		body, err := json.Marshal(f.content) // JSON is YAML, whatever is in it
 		if err != nil {
 			return nil, err
 		}
-		text := f.head + string(body) + "\n"
-		files = append(files, fat32.File{Path: f.short, LongName: f.long, Size: int64(len(text)), Content: strings.NewReader(text)})
+		files = append(files, isoFile{f.name, []byte(f.head + string(body) + "\n")})
 	}
 	return files, nil
 }
