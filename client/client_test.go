@@ -140,12 +140,12 @@ func TestRoutes(t *testing.T) {
 			return err
 		}, "GET /api/v1/images/abc/sbom", ""},
 		"ImageExport": {func(ctx context.Context, c *Client) error {
-			r, err := c.Images.Export(ctx, "abc", ExportImage{Format: "ova", MemoryMiB: 512})
+			r, err := c.Images.Export(ctx, "abc", ExportImage{Format: "ova", MemoryMiB: 512, UEFI: true})
 			if err == nil {
 				err = r.Close()
 			}
 			return err
-		}, "GET /api/v1/images/abc/export?format=ova&memory_mib=512", ""},
+		}, "GET /api/v1/images/abc/export?format=ova&memory_mib=512&uefi=true", ""},
 		"ImageProvenance": {func(ctx context.Context, c *Client) error { _, err := c.Images.Provenance(ctx, "abc"); return err }, "GET /api/v1/images/abc/provenance", ""},
 		"KernelList":      {func(ctx context.Context, c *Client) error { _, err := c.Kernels.List(ctx); return err }, "GET /api/v1/kernels", ""},
 		"KernelAdd": {func(ctx context.Context, c *Client) error {

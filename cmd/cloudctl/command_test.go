@@ -41,7 +41,7 @@ func TestPromisedCommandLine(t *testing.T) {
 		"image provenance":       "",
 		"image delete":           "",
 		"image sbom":             "",
-		"image export":           "format out memory cpus volume",
+		"image export":           "format out memory cpus volume uefi",
 		"instance list":          "installation cluster limit all",
 		"instance get":           "",
 		"kernel add":             "url sha256",
