@@ -296,10 +296,10 @@ func TestFormatVolume(t *testing.T) {
 	fresh, err := os.ReadFile(f.Name())
 	require.NoError(t, err)
 	require.Len(t, fresh, 32<<20, "it stays as large as it is")
-	write := func() {
-		qemuImg(t, "bench", "-q", "--image-opts", "-w", "-c", "100", "-d", "1", "-s", "65536", "--pattern=7", over(f.Name(), files.DiskPath))
+	write := func(base string) {
+		qemuImg(t, "bench", "-q", "--image-opts", "-w", "-c", "100", "-d", "1", "-s", "65536", "--pattern=7", over(f.Name(), base))
 	}
-	write()
+	write(files.DiskPath)
 	used, err := os.ReadFile(f.Name())
 	require.NoError(t, err)
 	require.NotEqual(t, fresh, used)
@@ -319,6 +319,21 @@ func TestFormatVolume(t *testing.T) {
 	require.NoError(t, b.FormatVolume(ctx, other.ID, nil, f))
 	out, err := exec.Command("qemu-img", "compare", "--image-opts", over(f.Name(), other.DiskPath), "driver=raw,file.driver=file,file.filename="+other.DiskPath).CombinedOutput()
 	require.NoError(t, err, "%s", out)
+	qemuImg(t, "check", "-q", "--image-opts", over(f.Name(), other.DiskPath))
+
+	// A larger volume is a longer disk, and what was written stays.
+	write(other.DiskPath)
+	for _, size := range []int64{40 << 20, 40 << 20, 64 << 20} {
+		require.NoError(t, f.Truncate(size))
+		require.NoError(t, b.FormatVolume(ctx, other.ID, nil, f))
+		out, err := exec.Command("qemu-img", "info", "--output=json", "-f", "qcow2", f.Name()).Output()
+		require.NoError(t, err)
+		var info struct {
+			Size int64 `json:"virtual-size"`
+		}
+		require.NoError(t, json.Unmarshal(out, &info))
+		require.Equal(t, map[int64]int64{40 << 20: 31 << 20, 64 << 20: 55 << 20}[size], info.Size)
+	}
 	qemuImg(t, "check", "-q", "--image-opts", over(f.Name(), other.DiskPath))
 
 	foreign := volume(32 << 20)
