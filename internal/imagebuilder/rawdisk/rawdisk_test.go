@@ -372,7 +372,7 @@ func TestSpecialise(t *testing.T) {
 	require.LessOrEqual(t, info.Size(), int64(64<<10))
 	seed := readISO(t, filepath.Join(dir, "seed.img"))
 	require.JSONEq(t, `{"instance-id": "dormouse-acme", "local-hostname": "acme"}`, seed["META-DATA.;1"])
-	require.JSONEq(t, `{"version": 2, "ethernets": {"dormouse0": {"match": {"macaddress": "52:54:00:00:00:07"}, "addresses": ["10.77.0.5/16"],
+	require.JSONEq(t, `{"version": 2, "ethernets": {"eth0": {"match": {"macaddress": "52:54:00:00:00:07"}, "set-name": "eth0", "addresses": ["10.77.0.5/16"],
 		"routes": [{"to": "0.0.0.0/0", "via": "10.77.0.1"}], "nameservers": {"addresses": ["10.77.0.1"]}}}}`, seed["NETWORK-CONFIG.;1"])
 	head, body, _ := strings.Cut(seed["USER-DATA.;1"], "\n")
 	require.Equal(t, "#cloud-config", head)
