@@ -155,12 +155,12 @@ func TestHostileDisks(t *testing.T) {
 		require.Contains(t, r.Stdout+r.Stderr, `"status": 400`, name)
 		require.Contains(t, r.Stdout+r.Stderr, c.says, name)
 		for _, dir := range []string{"tmp", "packages"} {
-			require.Empty(t, e.Files("images", dir), "%s: %s", name, dir)
+			require.Empty(t, e.Files(dir), "%s: %s", name, dir)
 		}
 	}
 	upload(t, e, "--disk", qcow2, "--name", "x", "--version", "1")
-	require.Len(t, e.Files("images", "packages"), 1)
-	require.Empty(t, e.Files("images", "tmp"))
+	require.Len(t, e.Files("packages"), 1)
+	require.Empty(t, e.Files("tmp"))
 }
 
 // requireSame compares two large files, which may be sparse.
