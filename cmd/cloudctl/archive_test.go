@@ -166,7 +166,7 @@ func TestPackageCreateFromElsewhere(t *testing.T) {
 	require.Equal(t, "QFI\xfb and so on", last().body)
 
 	for says, args := range map[string][]string{
-		"--disk": {dir, "--disk", disk}, "no regular file": {"--disk", dir}, "reading the disk": {"--disk", "/does/not/exist"},
+		"--disk": {dir, "--disk", disk}, "is a disk: to have it booted": {disk}, "no regular file": {"--disk", dir}, "reading the disk": {"--disk", "/does/not/exist"},
 		"no source is named": nil, "one source": {dir, "--oci", "x"}, "a package has one source": {dir, dir}, "either": {"--oci", "x", "--deb", "y"},
 		"has no package.manifest": {program, "--manifest", t.TempDir()}, "no such file": {program, "--manifest", "/does/not/exist"},
 	} {

@@ -167,7 +167,7 @@ func TestForeignGuest(t *testing.T) {
 	cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	require.NoError(t, err)
 	args := strings.ReplaceAll(string(cmdline), "\x00", " ")
-	require.Contains(t, args, "driver=raw,node-name=overlay,file=overlay-file,size=33554432 -blockdev driver=qcow2,node-name=root,file=overlay,backing=base")
+	require.Contains(t, args, "driver=raw,node-name=overlay,file=overlay-file,size=33554432,discard=unmap -blockdev driver=qcow2,node-name=root,file=overlay,backing=base,discard=unmap")
 	require.Contains(t, args, "addr=0x3,bootindex=0,werror=report,rerror=report")
 	for _, not := range []string{"-no-reboot", "virtserialport", "isa-debug-exit", "dm-volume", "-bios"} {
 		require.NotContains(t, args, not)
