@@ -20,6 +20,11 @@ const maxLinks = 40
 
 // resolve follows links from the root; what the path leads to need not exist.
 func (t *tree) resolve(name string) (string, error) {
+	return t.walk(name, func(*node) {})
+}
+
+// walk is resolve, and shows whatever exists on the way.
+func (t *tree) walk(name string, visit func(*node)) (string, error) {
 	at, rest, links := "", name, 0
 	for rest != "" {
 		var c string
@@ -35,6 +40,9 @@ func (t *tree) resolve(name string) (string, error) {
 		}
 		next := path.Join(at, c)
 		n := t.nodes[next]
+		if n != nil {
+			visit(n)
+		}
 		if n == nil || n.kind != source.Symlink {
 			at = next
 			continue
@@ -61,35 +69,8 @@ func (t *tree) file(name string) string {
 
 // keep marks the file at name and every link and directory on the way to it.
 func (t *tree) keep(name string) {
-	at, rest := "", name
-	for links := 0; rest != "" && links <= maxLinks; {
-		var c string
-		c, rest, _ = strings.Cut(strings.TrimLeft(rest, "/"), "/")
-		switch c {
-		case "", ".":
-			continue
-		case "..":
-			if at = path.Dir(at); at == "." {
-				at = ""
-			}
-			continue
-		}
-		next := path.Join(at, c)
-		n := t.nodes[next]
-		if n == nil {
-			return
-		}
-		n.keep = true
-		if n.kind != source.Symlink {
-			at = next
-			continue
-		}
-		links++
-		if strings.HasPrefix(n.target, "/") {
-			at = ""
-		}
-		rest = n.target + "/" + rest
-	}
+	// Of links that lead nowhere, those that were followed are kept.
+	_, _ = t.walk(name, func(n *node) { n.keep = true })
 }
 
 // keepBelow marks what lies at or below a directory.

@@ -143,17 +143,7 @@ func (n *node) encodeNew(e *encoder, record func([]byte) error) error {
 			return err
 		}
 		child := n.children[name]
-		if child.kind != nodeDir {
-			if err := e.value(child.value(), 0); err != nil {
-				return err
-			}
-			continue
-		}
-		e.tuple(1)
-		if err := e.name(childrenName); err != nil {
-			return err
-		}
-		if err := child.encodeChildren(e, 0); err != nil {
+		if err := child.encode(e, 0); err != nil {
 			return err
 		}
 	}

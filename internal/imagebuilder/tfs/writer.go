@@ -262,6 +262,18 @@ const (
 	maxFileExtent = 1 << 20 // extents of one file
 )
 
+// encode writes the value of an entry of a directory that is depth levels down.
+func (n *node) encode(e *encoder, depth int) error {
+	if n.kind != nodeDir {
+		return e.value(n.value(), 0)
+	}
+	e.tuple(1)
+	if err := e.name(childrenName); err != nil {
+		return err
+	}
+	return n.encodeChildren(e, depth+1)
+}
+
 func (n *node) encodeChildren(e *encoder, depth int) error {
 	if depth > maxNesting/2 {
 		return errors.New("directories are nested too deeply")
@@ -272,17 +284,7 @@ func (n *node) encodeChildren(e *encoder, depth int) error {
 			return err
 		}
 		child := n.children[name]
-		if child.kind != nodeDir {
-			if err := e.value(child.value(), 0); err != nil {
-				return err
-			}
-			continue
-		}
-		e.tuple(1)
-		if err := e.name(childrenName); err != nil {
-			return err
-		}
-		if err := child.encodeChildren(e, depth+1); err != nil {
+		if err := child.encode(e, depth); err != nil {
 			return err
 		}
 	}
