@@ -3,6 +3,7 @@ package deb
 import (
 	"context"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,8 +23,17 @@ var droppedDirs = []string{
 	"usr/lib/NetworkManager", "etc/network", "etc/ppp", "etc/dhcp", "etc/resolvconf", "usr/lib/resolvconf",
 }
 
+// queryCompiler is PostgreSQL's, which brings LLVM: more than all the rest of the
+// image, for queries that small machines do not run. Where it is missing the
+// server does without (its manual, "Pluggable JIT Providers"); newer releases of
+// Debian's have it in a package of its own.
+var queryCompiler = regexp.MustCompile(`^usr/lib/postgresql/[^/]+/lib/(bitcode|llvmjit)`)
+
 // readDirs are kept until what they say has been read.
-var readDirs = []string{"usr/lib/systemd", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/udev", "etc/systemd"}
+var readDirs = []string{
+	"usr/lib/systemd/system", "usr/lib/systemd/user", "usr/lib/systemd/system-preset", "usr/lib/systemd/user-preset", "usr/lib/systemd/system-generators",
+	"usr/lib/systemd/system-shutdown", "usr/lib/systemd/system-sleep", "usr/lib/systemd/catalog", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/udev", "etc/systemd",
+}
 
 func isBelow(name string, dirs []string) bool {
 	return slices.ContainsFunc(dirs, func(d string) bool { return name == d || strings.HasPrefix(name, d+"/") })
@@ -37,7 +47,7 @@ func dropped(name string) bool {
 	if name == "usr/share/doc" || strings.HasPrefix(name, "usr/share/doc/") {
 		return !isCopyright(name) // directories come with the file
 	}
-	return isBelow(name, droppedDirs)
+	return isBelow(name, droppedDirs) || queryCompiler.MatchString(name)
 }
 
 func isCopyright(name string) bool {
@@ -54,6 +64,10 @@ func (s *selection) opened(ctx context.Context, p string, check checkFunc) error
 	const lib = "/usr/lib/x86_64-linux-gnu/"
 	var names []string
 	for _, w := range report.Wanted {
+		by := s.tree.nodes[s.tree.file(w.WantedBy)]
+		if strings.HasPrefix(w.Library, "gconv/") && (by == nil || !slices.Contains(s.whole, by.from)) {
+			continue // 8 MB, for what a library could do and the program does not ask for
+		}
 		names = append(names, w.Library)
 	}
 	if slices.ContainsFunc(report.Libraries, func(l string) bool { return path.Base(l) == "libcrypto.so.3" }) {

@@ -110,3 +110,15 @@ func TestRelations(t *testing.T) {
 		relations("libc6 (>= 2.34), default-mta | mail-transport-agent,python3:any, a(= 1)"))
 	require.Empty(t, relations(""))
 }
+
+func TestDropped(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"usr/share/man/man1/x.1.gz": true, "usr/share/manual": false, "etc/init.d/x": true, "etc/default/x": false,
+		"usr/share/doc": true, "usr/share/doc/x": true, "usr/share/doc/x/README": true, "usr/share/doc/x/copyright": false, "usr/share/doc/x/y/copyright": true,
+		"lib/systemd/system/x.service": false, "lib/NetworkManager/x": true, "usr/share/locale": true,
+		"usr/lib/postgresql/15/lib/llvmjit.so": true, "usr/lib/postgresql/15/lib/bitcode/postgres.index.bc": true, "usr/lib/postgresql/15/lib/plpgsql.so": false,
+	} {
+		require.Equal(t, want, dropped(name), name)
+	}
+}
