@@ -62,10 +62,9 @@ func TestDaemonsOnNanos(t *testing.T) {
 			table = append(table, fmt.Sprintf("| %s | %s | %s | %s | %s | %s |", d.as, r.version, r.before, r.worked, r.again, strings.Join(r.evidence, "; ")))
 		})
 	}
-	for _, i := range decoded[client.Page[client.Image]](t, ctl(t, e, "-o", "json", "image", "list").Stdout).Items {
-		t.Logf("kernel %s, digest %s, builder %s", i.Kernel, i.KernelDigest, i.BuilderVersion)
-		break
-	}
+	images := decoded[[]client.Image](t, ctl(t, e, "-o", "json", "image", "list").Stdout)
+	require.NotEmpty(t, images)
+	t.Logf("kernel %s, digest %s", images[0].Kernel, images[0].KernelDigest)
 	t.Logf("\n%s", strings.Join(table, "\n"))
 }
 

@@ -86,7 +86,7 @@ func (p *Provider) forget(id fleet.InstanceID) error {
 type Boot struct {
 	// Spec is what the instance is made of.
 	Spec fleet.InstanceSpec
-	// Log is its console.
+	// Log is its console, where the guest has no init of ours that tells what happens.
 	Log string
 	// Exit tells how it ended; nil while it runs.
 	Exit *fleet.Exit
@@ -96,7 +96,7 @@ type Boot struct {
 }
 
 // Boot returns the last boot of an instance. KindNotFound: this host has no such instance.
-func (p *Provider) Boot(ctx context.Context, id fleet.InstanceID) (Boot, error) {
+func (p *Provider) Boot(ctx context.Context, id fleet.InstanceID) (_ Boot, err error) {
 	i := p.known(id)
 	if i == nil {
 		return Boot{}, errUnknown(id)
@@ -108,8 +108,12 @@ func (p *Provider) Boot(ctx context.Context, id fleet.InstanceID) (Boot, error) 
 	if !i.exists() {
 		return Boot{}, errUnknown(id)
 	}
-	lines, err := i.console().lastBoot()
-	b := Boot{Spec: *i.rec.Spec, Log: strings.Join(lines, "\n"), Served: i.served.Load()}
+	b := Boot{Spec: *i.rec.Spec, Served: i.served.Load()}
+	if b.Spec.Kernel.Silent() {
+		var lines []string
+		lines, err = i.console().lastBoot()
+		b.Log = strings.Join(lines, "\n")
+	}
 	if i.vm == nil && i.rec.Exit != nil {
 		exit := *i.rec.Exit
 		b.Exit = &exit
