@@ -4,11 +4,13 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,13 +42,25 @@ func benchImage(ctx context.Context, b *bench) error {
 	if err := b.staticProgram(program); err != nil {
 		return err
 	}
-	tree := packageFiles{"package.manifest": []byte(`{"Name":"static","Program":"app","Ports":[8080],"Kernel":"nanos"}`), "app": program}
-	last, err := b.imageBuilds(ctx, p, "image.nanos", tree, "app", "static")
+	static := packageFiles{
+		{tar.Header{Name: "package.manifest", Mode: 0o644, Typeflag: tar.TypeReg}, []byte(`{"Name":"static","Program":"app","Ports":[8080],"Kernel":"nanos"}`)},
+		{tar.Header{Name: "app", Mode: 0o755, Typeflag: tar.TypeReg}, program},
+	}
+	last, err := b.imageBuilds(ctx, p, "image.nanos", static, "app", "static", "nanos")
 	if err != nil {
 		return err
 	}
 	if err := b.imageTenants(ctx, p, release, last.ID); err != nil {
 		return err
+	}
+	mosquitto, err := b.debianPackage(ctx, p, "mosquitto")
+	if err != nil {
+		return err
+	}
+	for name, kernel := range map[string]string{"image.mosquitto": "nanos", "image.mosquitto_linux": "linux"} {
+		if _, err := b.imageBuilds(ctx, p, name, mosquitto, "sysroot/usr/sbin/mosquitto", "mosquitto", kernel); err != nil {
+			return err
+		}
 	}
 	return errors.Join(p.stop(), b.imageMemory(ctx, release))
 }
@@ -80,8 +94,58 @@ func (b *bench) staticProgram(p []byte) error {
 	return nil
 }
 
-// packageFiles are the files of a package by their path in it; all are executable.
-type packageFiles map[string][]byte
+// packageFiles are the members of a package.
+type packageFiles []packageFile
+
+type packageFile struct {
+	header tar.Header
+	body   []byte
+}
+
+// debianPackage has the server make a package of Debian's with the example's
+// manifest, and returns what it has made.
+func (b *bench) debianPackage(ctx context.Context, p *provisioner, name string) (packageFiles, error) {
+	out, err := exec.CommandContext(ctx, filepath.Join(b.bin, "cloudctl"), "--server", "http://"+p.api, "-o", "json",
+		"package", "create", "--deb", name, "--manifest", "examples/daemons/"+name, "--version", "first").Output()
+	if err != nil {
+		return nil, fmt.Errorf("making a package of %s (run it in the module's directory): %w", name, err)
+	}
+	var made client.Package
+	if err := json.Unmarshal(out, &made); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(p.dataDir, "packages", made.Digest+".tar"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var files packageFiles
+	for tr := tar.NewReader(f); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return files, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		body, err := io.ReadAll(tr)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, packageFile{*h, body})
+	}
+}
+
+// change makes the package another one by the last byte of a file.
+func (f packageFiles) change(name string) error {
+	for _, m := range f {
+		if m.header.Name == name && len(m.body) > 0 {
+			m.body[len(m.body)-1]++
+			return nil
+		}
+	}
+	return fmt.Errorf("the package holds no %s", name)
+}
 
 // archive writes them as a tar.gz.
 func (f packageFiles) archive(w io.Writer) error {
@@ -90,11 +154,12 @@ func (f packageFiles) archive(w io.Writer) error {
 		return err
 	}
 	tw := tar.NewWriter(zw)
-	for name, body := range f {
-		if err := tw.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(body)), Typeflag: tar.TypeReg}); err != nil {
+	for _, m := range f {
+		m.header.Size = int64(len(m.body))
+		if err := tw.WriteHeader(&m.header); err != nil {
 			return err
 		}
-		if _, err := tw.Write(body); err != nil {
+		if _, err := tw.Write(m.body); err != nil {
 			return err
 		}
 	}
@@ -102,23 +167,26 @@ func (f packageFiles) archive(w io.Writer) error {
 }
 
 // create uploads the package.
-func (f packageFiles) create(ctx context.Context, p *provisioner, version string) (client.Package, error) {
+func (f packageFiles) create(ctx context.Context, p *provisioner, version, kernel string) (client.Package, error) {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(f.archive(w)) }()
-	created, err := p.client.Packages.Create(ctx, client.NewPackage{Version: version, Content: r})
+	created, err := p.client.Packages.Create(ctx, client.NewPackage{Version: version, Kernel: kernel, Content: r})
 	return created, errors.Join(err, r.CloseWithError(io.ErrClosedPipe))
 }
 
 // imageBuilds builds an image again and again, each time from a program with
 // another byte in it and for an empty store, and beside it copies what came out.
 // It prints build_ms, copy_ratio and bytes under the name, and returns the last image.
-func (b *bench) imageBuilds(ctx context.Context, p *provisioner, name string, tree packageFiles, program, packageName string) (client.Image, error) {
+func (b *bench) imageBuilds(ctx context.Context, p *provisioner, name string, tree packageFiles, program, packageName, kernel string) (client.Image, error) {
 	var builds, copies, ratios []float64
 	var image client.Image
 	for round := range pick(b, 31, 3) {
-		version := fmt.Sprintf("1.0.%d", round)
-		tree[program][len(tree[program])-1]++
-		pkg, err := tree.create(ctx, p, version)
+		version := fmt.Sprintf("1.0.%d-%s", round, kernel)
+		err := tree.change(program)
+		if err != nil {
+			return image, err
+		}
+		pkg, err := tree.create(ctx, p, version, kernel)
 		if err != nil {
 			return image, fmt.Errorf("creating the package: %w", err)
 		}

@@ -27,6 +27,9 @@ type NewPackage struct {
 	Content io.Reader
 	// Reopen returns the content again from its start. With it, Content may be nil.
 	Reopen func() (io.ReadCloser, error)
+	// Disk: Content is a disk (qcow2, raw, vmdk or OVA) that is imported as it is, and
+	// boots what is on it.
+	Disk bool
 	// FileName is what the content's file is called; a program without a better name is called so.
 	FileName string
 	// OCI is an image in a registry, which the server pulls: registry/name:tag or registry/name@sha256:….
@@ -55,6 +58,9 @@ func (s *Packages) Create(ctx context.Context, in NewPackage, options ...Request
 	}
 	for _, name := range in.Deb {
 		r.query.Add("deb", name)
+	}
+	if in.Disk {
+		r.query.Set("disk", "true")
 	}
 	if in.Force {
 		r.query.Set("force", "true")

@@ -72,6 +72,18 @@ func packageSource(path, opsHome string) (*source, error) {
 	return &source{path: path, fileName: filepath.Base(path), open: func() (io.ReadCloser, error) { return os.Open(path) }}, nil
 }
 
+// diskSource looks at a disk that is to be imported; what it is, the server tells.
+func diskSource(path string) (*source, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, usagef("reading the disk: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, usagef("%s is no regular file: name a disk's file (qcow2, vmdk, raw or OVA)", path)
+	}
+	return &source{path: path, fileName: filepath.Base(path), open: func() (io.ReadCloser, error) { return os.Open(path) }}, nil
+}
+
 // isSource tells by its first bytes whether a file is worth sending; the server looks closer.
 func isSource(head []byte) bool {
 	for _, magic := range []string{"\x7fELF", "\x1f\x8b", "\x28\xb5\x2f\xfd"} { // a program, gzip, zstd

@@ -18,7 +18,7 @@ func (a *app) packageCommand() *cobra.Command {
 
 func (a *app) packageCreate() *cobra.Command {
 	var in client.NewPackage
-	var manifest string
+	var manifest, disk string
 	var trace bool
 	cmd := &cobra.Command{
 		Use: "create [SOURCE]", Short: "Make a package of a program, a directory, a container image or Debian's packages", Args: cobra.ArbitraryArgs,
@@ -31,7 +31,8 @@ func (a *app) packageCreate() *cobra.Command {
     writes.
 Instead of SOURCE, --oci names an image in a registry, which the server pulls
 without credentials, and --deb a package of Debian's, which it fetches with all
-that it depends on.
+that it depends on. --disk names a disk that exists already (qcow2, vmdk, raw or
+OVA), which is taken as it is and boots what is on it.
 
 --manifest lays a package.manifest, or a directory with one, over any source:
 its keys win, and its files (sysroot, Files, Dirs, MapDirs) are placed on top.
@@ -44,11 +45,20 @@ twice changes nothing; other content under the same name and version is refused.
   cloudctl package create ./server --manifest server.manifest
   docker save web:1.4 | gzip > web.tar.gz && cloudctl package create web.tar.gz
   cloudctl package create --oci ghcr.io/example/web:1.4 --manifest ./web-settings
+  cloudctl package create --disk debian-12-genericcloud-amd64.qcow2 --manifest debian.manifest
   cloudctl package create --deb mosquitto --manifest ./mosquitto-settings --kernel nanos`,
 		RunE: a.run(func(ctx context.Context, args []string) error {
 			var local []*source
-			if err := oneSource(args, in); err != nil {
+			if err := oneSource(args, in, disk); err != nil {
 				return err
+			}
+			if in.Disk = disk != ""; in.Disk {
+				open, err := diskSource(disk)
+				if err != nil {
+					return err
+				}
+				in.Reopen, in.FileName = open.open, open.fileName
+				local = append(local, open)
 			}
 			if len(args) == 1 {
 				open, err := packageSource(args[0], a.opsHome())
@@ -99,14 +109,18 @@ twice changes nothing; other content under the same name and version is refused.
 	cmd.Flags().StringVar(&manifest, "manifest", "", "lay this package.manifest, or the directory that holds it, over the source: `FILE|DIR`")
 	cmd.Flags().StringVar(&in.OCI, "oci", "", "make it of this image in a registry: `REF`, like registry/name:tag")
 	cmd.Flags().StringArrayVar(&in.Deb, "deb", nil, "make it of this package of Debian's: `NAME` (may be repeated)")
+	cmd.Flags().StringVar(&disk, "disk", "", "import this disk as it is: `FILE` (qcow2, vmdk, raw or OVA)")
 	cmd.Flags().StringVar(&in.Kernel, "kernel", "", "`KERNEL` that its images boot: linux or nanos (as its manifest says, else linux)")
 	cmd.Flags().BoolVar(&in.Force, "force", false, "take it even where the kernel surely can't run it; that is recorded as a warning")
 	return cmd
 }
 
 // oneSource tells whether exactly one source is named.
-func oneSource(args []string, in client.NewPackage) error {
+func oneSource(args []string, in client.NewPackage, disk string) error {
 	n := len(args)
+	if disk != "" {
+		n++
+	}
 	if in.OCI != "" {
 		n++
 	}
@@ -115,9 +129,9 @@ func oneSource(args []string, in client.NewPackage) error {
 	}
 	switch {
 	case n == 0:
-		return usagef("no source is named: give SOURCE, --oci REF or --deb NAME")
+		return usagef("no source is named: give SOURCE, --oci REF, --deb NAME or --disk FILE")
 	case n > 1:
-		return usagef("a package has one source: give either SOURCE, --oci or --deb")
+		return usagef("a package has one source: give either SOURCE, --oci, --deb or --disk")
 	}
 	return nil
 }

@@ -11,7 +11,8 @@ import (
 
 // A client of DHCP (RFC 2131 and 2132), as far as a guest with one card needs it:
 // the messages here, the conversation in lease.go. A library for it brings package
-// net and more into every image: the one of u-root's makes init 1.6 times as large.
+// net and more into every image: insomniacslk/dhcp adds 471 KB to init's 2.6 MB,
+// this and all else for disks 49 KB.
 
 // Kinds of message (option 53).
 const (

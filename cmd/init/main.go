@@ -73,9 +73,8 @@ func (m *machine) boot() error {
 		}
 	}
 	m.ch.send(guest.Message{Event: guest.EventHello})
-	if bootsByItself() { // there is no host of ours
-		go m.watchButtons()
-	} else {
+	alone := bootsByItself() // there is no host of ours
+	if !alone {
 		go m.ch.serve(m.con)
 	}
 	if err := m.readConfig(); err != nil {
@@ -99,6 +98,9 @@ func (m *machine) boot() error {
 	defer scratch.Close()
 	if err := enterRoot(); err != nil {
 		return err
+	}
+	if alone {
+		go m.watchButtons() // only now, because /dev has just moved
 	}
 	if m.user, err = findUser(m.cfg.User); err != nil {
 		return err

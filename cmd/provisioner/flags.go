@@ -39,6 +39,7 @@ type config struct {
 	network        string
 	addressPool    string
 	kernelPackages string
+	kernelImage    string
 	simulator      string
 	initPath       string
 	logLevel       string
@@ -81,6 +82,7 @@ func (c *config) bindData(flags *pflag.FlagSet) {
 	flags.StringVar(&c.qemu, "qemu", "", "the QEMU system emulator (default: qemu-system-x86_64 from the PATH)")
 	flags.StringVar(&c.network, "network", "auto", "auto (probes), bridge or user")
 	flags.StringVar(&c.addressPool, "address-pool", "10.77.0.0/20", "CIDR of the guests' network; it lies in a network namespace of its own")
+	flags.StringVar(&c.kernelImage, "kernel-image", "", "a kernel for guests with all built in, as make kernel leaves it, instead of the distribution's")
 	flags.StringVar(&c.kernelPackages, "kernel-packages", "", "directory with the distribution's kernel package (*.deb), as scripts/fetch-kernel.sh leaves it")
 }
 
@@ -162,7 +164,7 @@ func (c *config) checkDataDir() error {
 		return fmt.Errorf("finding the data directory: %w", err)
 	}
 	c.dataDir = abs
-	for _, path := range []*string{&c.efiStub, &c.kernelPackages} {
+	for _, path := range []*string{&c.efiStub, &c.kernelPackages, &c.kernelImage} {
 		if *path == "" {
 			continue
 		}

@@ -60,19 +60,9 @@ func prepareKernel(ctx context.Context, d *dataDir, c config, log logrus.FieldLo
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return none, "", fmt.Errorf("making the kernels' directory: %w", explainDisk(dir, err))
 	}
-	if c.kernelPackages != "" {
-		debs, err := stock.FindPackages(c.kernelPackages)
-		if err == nil {
-			_, err = stock.Unpack(ctx, dir, debs...)
-		}
-		if err != nil {
-			log.WithError(err).Warn("the kernel packages could not be unpacked")
-		}
-	}
-	k, err := stock.Find(dir)
+	k, err := unpackKernel(ctx, dir, c, log)
 	if err != nil {
-		return none, "", fleet.Errorf(fleet.KindUnavailable,
-			"there is no guest kernel in %s: run scripts/fetch-kernel.sh DIR and start the provisioner with --kernel-packages DIR", dir)
+		return none, "", err
 	}
 	initrd, err := makeInitrd(dir, "initrd-", k, init, stock.BuildInitrd)
 	if err != nil {
@@ -84,6 +74,30 @@ func prepareKernel(ctx context.Context, d *dataDir, c config, log logrus.FieldLo
 		return linux.DiskKernel{VmlinuzPath: k.VmlinuzPath(), InitrdPath: initrd, StubPath: stubPath(c), Cmdline: stock.DiskCmdline}, err
 	}
 	return linux.Options{KernelPath: k.BootPath(), InitrdPath: initrd, Disk: disk}, k.Release, nil
+}
+
+// unpackKernel returns the kernel image that --kernel-image names, or else the
+// newest of the kernel packages.
+func unpackKernel(ctx context.Context, dir string, c config, log logrus.FieldLogger) (stock.Kernel, error) {
+	if c.kernelImage != "" {
+		// In a directory of its own: the newest of the others is the stock kernel.
+		return stock.UnpackImage(ctx, filepath.Join(dir, "images"), c.kernelImage)
+	}
+	if c.kernelPackages != "" {
+		debs, err := stock.FindPackages(c.kernelPackages)
+		if err == nil {
+			_, err = stock.Unpack(ctx, dir, debs...)
+		}
+		if err != nil {
+			log.WithError(err).Warn("the kernel packages could not be unpacked")
+		}
+	}
+	k, err := stock.Find(dir)
+	if err != nil {
+		return k, fleet.Errorf(fleet.KindUnavailable,
+			"there is no guest kernel in %s: run scripts/fetch-kernel.sh DIR and start the provisioner with --kernel-packages DIR", dir)
+	}
+	return k, nil
 }
 
 func readInit(path string) ([]byte, error) {

@@ -16,6 +16,7 @@ import (
 	"dormouse/internal/fleet"
 	"dormouse/internal/imagebuilder"
 	"dormouse/internal/imagebuilder/deb"
+	"dormouse/internal/imagebuilder/rawdisk"
 	"dormouse/internal/imagebuilder/releases"
 	"dormouse/internal/imagebuilder/source"
 	"dormouse/internal/provider/kvm"
@@ -29,9 +30,9 @@ import (
 
 // places are the providers of this process and what belongs to them.
 type places struct {
-	store   *store.Store
-	builder builder
-	images  *imagebuilder.Builder
+	store    *store.Store
+	builder  builder
+	images   *imagebuilder.Builder
 	evidence evidence
 	// releases are kernels that were fetched.
 	releases *releases.Store
@@ -90,7 +91,7 @@ func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log 
 		return p, err
 	}
 	p.kernel = findKernel(ctx, d, c, log)
-	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: c.imageDir, Kernels: []imagebuilder.Kernel{p.kernel.kernel, p.nanos(c)}, Log: log}); err != nil {
+	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: c.imageDir, Kernels: []imagebuilder.Kernel{p.kernel.kernel, p.nanos(c), rawdisk.New()}, Log: log}); err != nil {
 		return p, err
 	}
 	p.builder = builder{b: p.images, debs: func(names []string) imagebuilder.Fetch {
@@ -268,6 +269,8 @@ func (b builder) Import(ctx context.Context, s api.PackageSource) (fleet.Package
 	switch {
 	case s.OCI != "":
 		return b.b.ImportOCI(ctx, s.OCI, o)
+	case s.Disk:
+		return b.b.ImportDisk(ctx, s.Body, o)
 	case len(s.Deb) > 0:
 		return b.b.ImportFetched(ctx, b.debs(s.Deb), o)
 	}

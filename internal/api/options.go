@@ -26,6 +26,8 @@ type Packages interface {
 type PackageSource struct {
 	// Body is a program, a package directory's tar, or a container image's archive.
 	Body io.Reader
+	// Disk: Body is a disk to be imported as it is.
+	Disk bool
 	// FileName is what the user calls the file that Body is; may be empty.
 	FileName string
 	// OCI is a reference to an image in a registry.

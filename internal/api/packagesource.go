@@ -50,13 +50,19 @@ func packageSource(query url.Values) (PackageSource, error) {
 		return s, invalidQuery("deb", "name at most %d packages; what they depend on comes with them", maxDebs)
 	case query.Has("kernel") && s.Kernel != fleet.KernelLinux && s.Kernel != fleet.KernelNanos:
 		return s, invalidQuery("kernel", "it must be %s or %s", fleet.KernelLinux, fleet.KernelNanos)
+	case query.Has("disk") && query.Get("disk") != "true" && query.Get("disk") != "false":
+		return s, invalidQuery("disk", "it must be true or false")
+	case query.Get("disk") == "true" && (query.Has("oci") || query.Has("deb")):
+		return s, invalidQuery("disk", "a disk is what the body holds: leave out oci and deb")
+	case query.Get("disk") == "true" && query.Has("kernel"):
+		return s, invalidQuery("kernel", "a disk starts what is on it: leave out kernel")
 	case query.Has("force") && query.Get("force") != "true" && query.Get("force") != "false":
 		return s, invalidQuery("force", "it must be true or false")
 	}
 	if slices.ContainsFunc(s.Deb, func(name string) bool { return !isDebName(name) }) {
 		return s, invalidQuery("deb", "it must be the name of a Debian package: 2 to 100 lower-case letters, digits and + - .")
 	}
-	s.Force = query.Get("force") == "true"
+	s.Force, s.Disk = query.Get("force") == "true", query.Get("disk") == "true"
 	return s, nil
 }
 

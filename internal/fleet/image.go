@@ -62,6 +62,8 @@ type ImageFiles struct {
 	// DiskPath is a raw disk with a boot sector, read-only and shared: each
 	// instance writes to an overlay of its own, made with Tenant.
 	DiskPath string
+	// UEFI: nothing but UEFI firmware can start the disk.
+	UEFI bool
 }
 
 // Tenant is what makes an image that is a disk one tenant's.
@@ -86,12 +88,14 @@ type GuestNetwork struct {
 	Address string
 	Gateway string
 	DNS     []string
+	// MAC is the interface's hardware address, colon-separated.
+	MAC string
 }
 
 // TenantFiles are the files that make an image one tenant's; absolute paths.
 type TenantFiles struct {
 	// OverlayPath is a qcow2 file over ImageFiles.DiskPath, which it does not name:
-	// whoever opens it says what lies below.
+	// whoever opens it says what lies below. Empty where the volume is that file.
 	OverlayPath string
 	// ConfigPath is a raw disk of a few KiB to be attached read-only; empty where there is none.
 	ConfigPath string

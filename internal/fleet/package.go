@@ -11,6 +11,8 @@ const (
 	KernelLinux KernelKind = "linux"
 	// KernelNanos runs one process, which can't fork, as a unikernel (nanos.org).
 	KernelNanos KernelKind = "nanos"
+	// KernelDisk runs whatever a disk that was imported as it is starts by itself.
+	KernelDisk KernelKind = "disk"
 )
 
 // Silent tells whether guests of this kernel say nothing to their host: only
@@ -37,6 +39,7 @@ type Package struct {
 // Manifest is what a package says about how it runs, normalised: Program is an
 // absolute path in the image, and defaults are filled in.
 type Manifest struct {
+	// Program is empty for KernelDisk.
 	Program string            `json:"program"`
 	Args    []string          `json:"args,omitempty"`
 	Env     map[string]string `json:"env,omitempty"`
@@ -45,7 +48,8 @@ type Manifest struct {
 	Ports []Port `json:"ports,omitempty"`
 	// Health says how to tell that the program serves.
 	Health Health `json:"health"`
-	// Persist lists absolute directories that live on the installation's own volume.
+	// Persist lists absolute directories that live on the installation's own volume;
+	// of KernelDisk it is always "/".
 	Persist []string      `json:"persist,omitempty"`
 	Restart RestartPolicy `json:"restart"`
 	// MinMemoryMiB is the least memory that the package says it needs; 0 is unsaid.

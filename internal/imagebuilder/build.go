@@ -63,7 +63,7 @@ func (b *Builder) build(k Kernel, rec record, p fleet.Package, run *build) (err 
 	if err := verified(); err != nil {
 		return permanent(err)
 	}
-	if err := finish(work.path, rec); err != nil {
+	if err := b.finish(work.path, rec); err != nil {
 		return storageError("writing the image", err)
 	}
 	run.note("written out to disk")
@@ -83,11 +83,11 @@ func (b *Builder) build(k Kernel, rec record, p fleet.Package, run *build) (err 
 }
 
 // finish adds the records to an image that has been built, and writes all of it out to disk.
-func finish(dir string, rec record) error {
+func (b *Builder) finish(dir string, rec record) error {
 	var g errgroup.Group
 	// What is hashed is in memory still, so that both go on at once.
 	g.Go(func() error { return syncTree(dir) })
-	provenance, err := provenanceOf(dir, rec)
+	provenance, err := provenanceOf(dir, rec, &b.digests)
 	if err := errors.Join(err, g.Wait()); err != nil {
 		return err
 	}

@@ -48,6 +48,7 @@ type Builder struct {
 	limits  source.Limits
 	tokens  chan struct{} // holds one per build under way
 	builds  builds
+	digests Digests // of images' files
 	flights singleflight.Group
 
 	life    context.Context // ends with Close

@@ -99,7 +99,7 @@ func TestCatalogue(t *testing.T) {
 	var s statement
 	require.NoError(t, json.Unmarshal(body, &s))
 	require.Equal(t, p.Digest, s.Predicate.BuildDefinition.ResolvedDependencies[0].Digest["sha256"])
-	sum, err := hashFile(filepath.Join(dir, "images", string(want), "root"))
+	sum, err := new(Digests).File(filepath.Join(dir, "images", string(want), "root"))
 	require.NoError(t, err)
 	require.Equal(t, []subject{{Name: "root", Digest: map[string]string{"sha256": sum}}}, s.Subject)
 

@@ -94,6 +94,9 @@ func (b *Builder) importPackage(ctx context.Context, o ImportOptions, read func(
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	kind := cmp.Or(o.Kernel, src.Kernel, fleet.KernelLinux)
+	if (kind == fleet.KernelDisk) != (src.Kernel == fleet.KernelDisk) {
+		return fleet.Package{}, fleet.InvalidField("kernel", "a disk that is imported as it is starts what is on it, and nothing else can be started so: leave the kernel out, or import a disk with --disk")
+	}
 	kernel, err := b.kernel(kind)
 	if err != nil {
 		return fleet.Package{}, err

@@ -1,11 +1,8 @@
 package imagebuilder
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 )
@@ -47,14 +44,14 @@ type buildDefinition struct {
 
 // provenanceOf hashes the files of an image that has been built, and says what
 // they were made from.
-func provenanceOf(dir string, rec record) ([]byte, error) {
+func provenanceOf(dir string, rec record, digests *Digests) ([]byte, error) {
 	names, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	s := statement{Type: "https://in-toto.io/Statement/v1", PredicateType: "https://slsa.dev/provenance/v1", Subject: []subject{}}
 	for _, n := range names {
-		sum, err := hashFile(filepath.Join(dir, n.Name()))
+		sum, err := digests.File(filepath.Join(dir, n.Name()))
 		if err != nil {
 			return nil, err
 		}
@@ -71,19 +68,6 @@ func provenanceOf(dir string, rec record) ([]byte, error) {
 	s.Predicate.RunDetails.Builder.ID = "urn:dormouse:imagebuilder"
 	s.Predicate.RunDetails.Builder.Version = map[string]string{"imagebuilder": rec.BuilderVersion}
 	return json.MarshalIndent(s, "", "  ")
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // writeSynced writes a new file that all may read, out to disk.

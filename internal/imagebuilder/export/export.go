@@ -177,6 +177,16 @@ func startsByUEFI(r io.ReaderAt) (bool, error) {
 	return mbr[450] == 0xee && mbr[510] == 0x55 && mbr[511] == 0xaa && strings.Trim(string(mbr[:440]), "\x00") == "", nil
 }
 
+// StartsByUEFI tells whether nothing but UEFI can start the raw disk at path.
+func StartsByUEFI(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, fmt.Errorf("reading the disk: %w", err)
+	}
+	defer f.Close()
+	return startsByUEFI(f)
+}
+
 // writeGCE writes what Compute Engine imports ("Import a bootable virtual disk":
 // manually): a gzipped tar of GNU's old format with the one member disk.raw, a whole number of GiB.
 func writeGCE(ctx context.Context, out io.Writer, disk io.Reader, size int64) error {

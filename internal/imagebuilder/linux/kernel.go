@@ -10,8 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
-	"time"
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/imagebuilder"
@@ -20,7 +18,7 @@ import (
 
 // format names how this package lays an image out; raise it with every change
 // that gives other bytes.
-const format = "squashfs-lz4-1"
+const format = "squashfs-lz4-2"
 
 // Names in an image's directory.
 const (
@@ -44,18 +42,8 @@ type Options struct {
 
 // Kernel is the linux kernel as the image builder sees it.
 type Kernel struct {
-	o Options
-
-	mu     sync.Mutex
-	hashes map[string]hashed // by path
-}
-
-// hashed is a file's digest, and what the file looked like when it was taken.
-type hashed struct {
-	size     int64
-	modified time.Time
-	info     os.FileInfo
-	digest   string
+	o       Options
+	digests imagebuilder.Digests
 }
 
 var _ imagebuilder.Kernel = (*Kernel)(nil)
@@ -63,7 +51,7 @@ var _ imagebuilder.Kernel = (*Kernel)(nil)
 // New returns a Kernel. The files are looked at only when they are needed, so
 // that one may still be fetched: until then Digest is KindUnavailable.
 func New(o Options) *Kernel {
-	return &Kernel{o: o, hashes: map[string]hashed{}}
+	return &Kernel{o: o}
 }
 
 // Kind implements imagebuilder.Kernel.
@@ -71,11 +59,11 @@ func (k *Kernel) Kind() fleet.KernelKind { return fleet.KernelLinux }
 
 // Digest implements imagebuilder.Kernel: it names kernel, initrd, command line and format.
 func (k *Kernel) Digest(context.Context) (string, error) {
-	vmlinuz, err := k.hash(k.o.KernelPath)
+	vmlinuz, err := k.digests.File(k.o.KernelPath)
 	if err != nil {
 		return "", unavailable(err)
 	}
-	initrd, err := k.hash(k.o.InitrdPath)
+	initrd, err := k.digests.File(k.o.InitrdPath)
 	if err != nil {
 		return "", unavailable(err)
 	}
@@ -91,41 +79,6 @@ func unavailable(err error) error {
 	return fleet.Errorf(fleet.KindUnavailable, "reading the guest's kernel, which `make run` or scripts/fetch-kernel.sh fetches: %w", err)
 }
 
-// hash returns a file's SHA-256, read again only when the file has changed.
-func (k *Kernel) hash(path string) (string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", err
-	}
-	k.mu.Lock()
-	have, ok := k.hashes[path]
-	k.mu.Unlock()
-	if ok && have.size == info.Size() && have.modified.Equal(info.ModTime()) && os.SameFile(have.info, info) {
-		return have.digest, nil
-	}
-	sum, err := hashFile(path)
-	if err != nil {
-		return "", err
-	}
-	k.mu.Lock()
-	k.hashes[path] = hashed{info.Size(), info.ModTime(), info, sum}
-	k.mu.Unlock()
-	return sum, nil
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
 // Build implements imagebuilder.Kernel.
 func (k *Kernel) Build(ctx context.Context, in imagebuilder.BuildInput, dir string) error {
 	var sums []string
@@ -134,7 +87,7 @@ func (k *Kernel) Build(ctx context.Context, in imagebuilder.BuildInput, dir stri
 		if err := linkOrCopy(f.from, to); err != nil {
 			return fmt.Errorf("adding %s to the image: %w", f.to, err)
 		}
-		sum, err := hashFile(to)
+		sum, err := k.digests.File(to) // which is known where it is a link
 		if err != nil {
 			return fmt.Errorf("reading the image's %s: %w", f.to, err)
 		}

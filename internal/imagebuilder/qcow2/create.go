@@ -28,6 +28,15 @@ const clusterSize = 1 << ClusterBits
 // which may be shorter: beyond its end the disk is zero. Of two patches of one place
 // the later counts.
 func Create(f File, size int64, base io.ReaderAt, patches []Patch) error {
+	return CreateMarked(f, size, base, patches, nil)
+}
+
+// CreateMarked does as Create does, and keeps a few bytes of the caller's in the
+// header, at most MaxMark, which Mark returns and QEMU passes over and preserves.
+func CreateMarked(f File, size int64, base io.ReaderAt, patches []Patch, mark []byte) error {
+	if len(mark) > MaxMark {
+		return fmt.Errorf("a mark of %d bytes: at most %d fit", len(mark), MaxMark)
+	}
 	if size <= 0 || size > MaxSize || size%512 != 0 {
 		return fmt.Errorf("a disk of %d bytes: use a multiple of 512 up to %d", size, int64(MaxSize))
 	}
@@ -68,6 +77,10 @@ func Create(f File, size int64, base io.ReaderAt, patches []Patch) error {
 		RefcountOffset: clusterSize, RefcountClusters: 1, RefcountOrder: 4, Length: headerLength,
 	}); err != nil {
 		return err
+	}
+	if len(mark) > 0 {
+		head.Write(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, markType), uint32(len(mark))))
+		head.Write(mark)
 	}
 	w.write(head.Bytes(), 0) // the zeros that follow end the list of extensions
 	counts := make([]byte, 2*total)

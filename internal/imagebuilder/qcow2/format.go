@@ -15,6 +15,12 @@ const (
 	// MaxSize is the largest disk that Create makes, in bytes: its first table has 4 MiB.
 	MaxSize = 1 << 40
 
+	// MaxMark bounds a mark, in bytes.
+	MaxMark = 1 << 10
+	// markType is our header extension: a number that nobody else has, which QEMU
+	// keeps as an extension that it does not know.
+	markType = 0x444d5355
+
 	offsetMask     = 0x00fffffffffffe00
 	copiedFlag     = 1 << 63
 	compressedFlag = 1 << 62

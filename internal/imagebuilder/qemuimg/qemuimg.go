@@ -59,6 +59,42 @@ func Convert(ctx context.Context, from Source, format, out string, options ...st
 	return run(ctx, append(args, name, out)...)
 }
 
+// Pack writes the disk to the new file out as a qcow2 image of its own, compressed.
+// The same content gives the same bytes, as long as the tool is the same. It fails as Convert does.
+func Pack(ctx context.Context, from Source, out string) error {
+	name, err := from.name()
+	if err != nil {
+		return err
+	}
+	if !filepath.IsAbs(out) {
+		return fmt.Errorf("the new disk's path %q is not absolute", out)
+	}
+	// One worker: clusters are packed in the order in which they are done.
+	return run(ctx, "convert", "-q", "-m", "1", "-c", "-O", "qcow2", "-o", "compat=1.1,compression_type=zstd", name, out)
+}
+
+// ErrDiffers is what Compare returns of two disks with another content.
+var ErrDiffers = errors.New("the disks differ")
+
+// Compare tells whether two disks have the same content, one that
+// ends early read as zeros from there on: ErrDiffers where they have not.
+func Compare(ctx context.Context, a, b Source) error {
+	first, err := a.name()
+	if err != nil {
+		return err
+	}
+	second, err := b.name()
+	if err != nil {
+		return err
+	}
+	err = run(ctx, "compare", "-q", first, second)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 1 {
+		return ErrDiffers
+	}
+	return err
+}
+
 // Check has qemu-img look whether the tables of a qcow2 or vmdk fit together and
 // lead to content that is there: one that is cut off would else be read as zeros.
 // A damaged one is KindInvalid, a tool that is missing KindUnavailable.

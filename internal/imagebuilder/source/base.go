@@ -22,6 +22,8 @@ type base struct {
 	name, version string
 	origins       []Origin
 	warnings      []string
+	// disk: image is a disk as settleDisk wants it, over which nothing can be laid but keys.
+	disk bool
 }
 
 // FromDirectory makes a package of a root file system that lies in a directory
@@ -87,7 +89,11 @@ func (b *base) finish(over *overlay, o Options) (*Package, error) {
 	p := &Package{Tree: b.image, Origins: b.origins, Warnings: b.warnings}
 	manifest := b.manifest
 	if over != nil {
-		merged, err := over.layOver(b.image, manifest, o.Limits, p)
+		lay := over.layOver
+		if b.disk {
+			lay = over.layOverDisk
+		}
+		merged, err := lay(b.image, manifest, o.Limits, p)
 		if err != nil {
 			return nil, err
 		}
@@ -98,10 +104,11 @@ func (b *base) finish(over *overlay, o Options) (*Package, error) {
 		return nil, err
 	}
 	p.addWarnings(m.Warnings)
-	if m.Program == "" {
+	switch disk := m.Kernel == fleet.KernelDisk; {
+	case disk: // it says itself what starts
+	case m.Program == "":
 		return nil, fleet.InvalidField("Program", "the source does not say which program to start: lay a %s with {\"Program\": \"/path/in/the/image\"} over it", ManifestName)
-	}
-	if !absolute(m.Program) {
+	case !absolute(m.Program):
 		return nil, fleet.InvalidField("Program", "Program is %q: write a clean absolute path in the image", m.Program)
 	}
 	if p.Name, p.Version, err = nameAndVersion(o, m, b.name, b.version); err != nil {
@@ -114,6 +121,9 @@ func (b *base) finish(over *overlay, o Options) (*Package, error) {
 func (p *Package) settle(m *ParsedManifest, program string, limits Limits) error {
 	if err := p.Tree.check(limits, "/"); err != nil {
 		return err
+	}
+	if m.Kernel == fleet.KernelDisk {
+		return p.settleDisk(m)
 	}
 	p.Manifest, p.Kernel = m.normalised(program), m.Kernel
 	for _, dir := range p.Manifest.Persist {

@@ -61,6 +61,9 @@ func (p *Package) canonicalJSON() ([]byte, error) {
 		Health: canonicalHealth{Type: m.Health.Type, Port: m.Health.Port, Path: m.Health.Path},
 		Kernel: p.Kernel, User: m.User, NameServers: m.NameServers, Klibs: m.Klibs, ManifestPassthrough: m.Passthrough,
 	}
+	if p.Kernel == fleet.KernelDisk {
+		c.Args, c.Persist = nil, nil // there is no program, and settleDisk says what persists
+	}
 	if m.Health.Timeout != 0 {
 		c.Health.Timeout = m.Health.Timeout.String()
 	}

@@ -55,7 +55,7 @@ func (b *jsonBytes) UnmarshalJSON(raw []byte) error {
 // setKernel takes ours, one of the kinds; OPS's is a path on the machine that builds.
 func (m *ParsedManifest) setKernel(given string) {
 	switch kind := fleet.KernelKind(strings.ToLower(given)); kind {
-	case "", fleet.KernelLinux, fleet.KernelNanos:
+	case "", fleet.KernelLinux, fleet.KernelNanos, fleet.KernelDisk:
 		m.Kernel = kind
 	default:
 		m.Warnings = append(m.Warnings, fmt.Sprintf("%s: the key Kernel has no effect here: %q is neither %s nor %s",

@@ -96,7 +96,7 @@ func packageBase(tree *Tree, o Options) (*base, error) {
 	}
 	b.image = l.image
 	program := ""
-	if m.Program != "" || o.Overlay == nil {
+	if m.Kernel != fleet.KernelDisk && (m.Program != "" || o.Overlay == nil) {
 		if program, err = l.program(m.Program, top); err != nil {
 			return nil, err
 		}

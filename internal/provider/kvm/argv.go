@@ -50,6 +50,12 @@ type machine struct {
 	// that takes what is written, Root lies below it.
 	Root, Overlay, Config, Volume int
 	Console, QMP, Channel         int
+	// Firmware is a file with the machine's firmware; 0 is QEMU's own, a BIOS.
+	Firmware int
+	// OverlayBytes is the size of an Overlay that is a volume, which stays as large as it is; 0 of another.
+	OverlayBytes int64
+	// Foreign: the guest is nobody's of ours. It has no channel, and a reboot is its own affair.
+	Foreign bool
 	// DebugExit lets the guest end QEMU with an exit code.
 	DebugExit bool
 
@@ -74,10 +80,15 @@ func (m machine) arguments() []string {
 	args = append(args,
 		"-smp", strconv.Itoa(max(1, m.VCPUs)),
 		"-m", fmt.Sprintf("%dM", m.MemoryMiB),
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-sandbox", sandbox,
-		"-rtc", "base=utc",
+		"-nodefaults", "-no-user-config", "-display", "none",
 	)
+	if !m.Foreign {
+		args = append(args, "-no-reboot")
+	}
+	args = append(args, "-sandbox", sandbox, "-rtc", "base=utc")
+	if m.Firmware != 0 {
+		args = append(args, "-bios", inheritedPath(m.Firmware))
+	}
 	if m.Kernel != 0 {
 		args = append(args, "-kernel", inheritedPath(m.Kernel))
 		if m.Initrd != 0 {
@@ -100,8 +111,10 @@ func (m machine) arguments() []string {
 		"-device", "virtio-net-pci,netdev=net0,mac="+m.MAC+",romfile=,disable-legacy=on,addr=0x6",
 		"-device", "virtio-serial-pci,id=serial0,max_ports=2,disable-legacy=on,addr=0x7",
 		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", m.Channel),
-		"-device", "virtserialport,bus=serial0.0,nr=1,chardev=channel,name="+guest.ChannelPort,
 	)
+	if !m.Foreign {
+		args = append(args, "-device", "virtserialport,bus=serial0.0,nr=1,chardev=channel,name="+guest.ChannelPort)
+	}
 	if m.DebugExit {
 		args = append(args, "-device", "isa-debug-exit,iobase=0x501,iosize=0x4")
 	}
@@ -115,15 +128,22 @@ func (m machine) rootDisk() []string {
 	}
 	// The layers are named here and not in the file: what a guest's disk says is
 	// never a path that QEMU opens.
-	return []string{
+	overlay := "overlay-file"
+	args := []string{
 		"-add-fd", fmt.Sprintf("fd=%d,set=%d", m.Root, setRoot),
 		"-add-fd", fmt.Sprintf("fd=%d,set=%d", m.Overlay, setOverlay),
 		"-blockdev", fmt.Sprintf("driver=file,node-name=base-file,filename=/dev/fdset/%d,read-only=on", setRoot),
 		"-blockdev", "driver=raw,node-name=base,file=base-file,read-only=on",
 		"-blockdev", fmt.Sprintf("driver=file,node-name=overlay-file,filename=/dev/fdset/%d", setOverlay),
-		"-blockdev", "driver=qcow2,node-name=root,file=overlay-file,backing=base",
-		"-device", fmt.Sprintf("virtio-blk-pci,drive=root,serial=%s,disable-legacy=on,addr=0x%x,bootindex=0", guest.DiskRoot, setRoot),
 	}
+	device := fmt.Sprintf("virtio-blk-pci,drive=root,serial=%s,disable-legacy=on,addr=0x%x,bootindex=0", guest.DiskRoot, setRoot)
+	if m.OverlayBytes > 0 {
+		// A volume never grows by itself: beyond its end QEMU finds it full, which
+		// the guest is told as an error of its disk.
+		args = append(args, "-blockdev", fmt.Sprintf("driver=raw,node-name=overlay,file=overlay-file,size=%d", m.OverlayBytes))
+		overlay, device = "overlay", device+",werror=report,rerror=report"
+	}
+	return append(args, "-blockdev", "driver=qcow2,node-name=root,file="+overlay+",backing=base", "-device", device)
 }
 
 // The numbers of the descriptor sets, which double as the disks' PCI slots.

@@ -32,6 +32,8 @@ type ending struct {
 	console, qemu []string
 	// debugExit: the guest can end QEMU with its program's exit code.
 	debugExit bool
+	// foreign: the guest's words on its console are not init's.
+	foreign bool
 	// restart is after what time the machine is started again; nil where it is not.
 	restart *time.Duration
 }
@@ -43,7 +45,7 @@ func (i *instance) ended(v *vm, status *unix.WaitStatus) {
 	v.mu.Lock()
 	e := &ending{
 		asked: v.stopping || i.rec.Want == fleet.PowerOff, killed: v.killed, gone: v.gone, shutdown: v.shutdown, status: status,
-		debugExit: i.rec.Spec.Kernel == fleet.KernelNanos,
+		debugExit: i.rec.Spec.Kernel == fleet.KernelNanos, foreign: i.rec.Spec.Kernel == fleet.KernelDisk,
 	}
 	v.mu.Unlock()
 	again := e.asked && i.rec.Want == fleet.PowerOn && !i.p.isStopping()
@@ -159,7 +161,7 @@ func (i *instance) cleanUp() {
 // how the process ended.
 func (e ending) exit() fleet.Exit {
 	gone := e.gone
-	if gone == nil {
+	if gone == nil && !e.foreign {
 		gone = goneFromConsole(e.console)
 	}
 	exit := fleet.Exit{Code: -1, LastLines: lastOf(e.console)}

@@ -42,6 +42,11 @@ const (
 	DefaultUIDCount = 20_000
 )
 
+// DefaultFirmware is where distributions put OVMF: Debian and Ubuntu, SUSE, Arch.
+func DefaultFirmware() []string {
+	return []string{"/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF.fd", "/usr/share/qemu/OVMF.fd", "/usr/share/edk2/x64/OVMF.4m.fd"}
+}
+
 // Options are what a Provider is made from. DataDir, Images and Network are needed.
 type Options struct {
 	// DataDir is the provider's own directory; made if absent. One provider uses it at a time.
@@ -66,6 +71,9 @@ type Options struct {
 	Accel string
 	// QEMU is the program, by path or by name; DefaultQEMU where empty.
 	QEMU string
+	// Firmware lists where a firmware for disks that start by UEFI only may be: one
+	// file with code and variables, as OVMF.fd; DefaultFirmware where empty.
+	Firmware []string
 	// StopGrace is how long a program has to end after SIGTERM; the machine is
 	// killed 5 s after that.
 	StopGrace time.Duration
@@ -202,6 +210,9 @@ func (o *Options) complete() error {
 	}
 	if found, err := exec.LookPath(o.QEMU); err == nil {
 		o.QEMU = found
+	}
+	if len(o.Firmware) == 0 {
+		o.Firmware = DefaultFirmware()
 	}
 	if o.StopGrace <= 0 {
 		o.StopGrace = DefaultStopGrace

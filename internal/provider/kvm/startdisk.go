@@ -2,9 +2,12 @@ package kvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/provider/kvm/hostnet"
@@ -23,6 +26,10 @@ func (i *instance) openDisk(ctx context.Context, m *machine, files *inherited, i
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return diskError("making the instance's disk", err)
 	}
+	foreign := i.rec.Spec.Kernel == fleet.KernelDisk
+	if foreign && m.Volume == 0 {
+		return fleet.Errorf(fleet.KindPermanent, "image %s is a disk, and the instance has no volume for what is written to it", image.ID)
+	}
 	own, err := i.p.o.Images.Specialise(ctx, image.ID, i.tenant(at), dir)
 	if err != nil {
 		return err
@@ -32,12 +39,18 @@ func (i *instance) openDisk(ctx context.Context, m *machine, files *inherited, i
 		return err
 	}
 	m.Root = files.add(base)
-	// QEMU may write to the overlay through the descriptor; the file stays ours.
-	overlay, err := os.OpenFile(own.OverlayPath, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("opening the instance's disk: %w", err)
+	if foreign {
+		if err := i.openForeign(m, files, image); err != nil {
+			return err
+		}
+	} else {
+		// QEMU may write to the overlay through the descriptor; the file stays ours.
+		overlay, err := os.OpenFile(own.OverlayPath, os.O_RDWR, 0)
+		if err != nil {
+			return fmt.Errorf("opening the instance's disk: %w", err)
+		}
+		m.Overlay = files.add(overlay)
 	}
-	m.Overlay = files.add(overlay)
 	m.DebugExit = i.rec.Spec.Kernel == fleet.KernelNanos
 	if own.ConfigPath == "" {
 		return nil
@@ -50,12 +63,36 @@ func (i *instance) openDisk(ctx context.Context, m *machine, files *inherited, i
 	return nil
 }
 
+// openForeign makes the volume the overlay, and opens the firmware where the
+// disk needs one.
+func (i *instance) openForeign(m *machine, files *inherited, image fleet.ImageFiles) error {
+	info, err := os.Stat(i.p.volume(i.rec.Spec.Volume.ID).path())
+	if err != nil {
+		return fmt.Errorf("opening the instance's disk: %w", err)
+	}
+	m.Foreign, m.Overlay, m.Volume, m.OverlayBytes = true, m.Volume, 0, info.Size()
+	if !image.UEFI {
+		return nil
+	}
+	for _, path := range i.p.o.Firmware {
+		firmware, err := openShared(path, i.rec.UID != 0)
+		if err == nil {
+			m.Firmware = files.add(firmware)
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("opening the firmware: %w", err)
+		}
+	}
+	return fleet.Errorf(fleet.KindUnavailable, "the disk starts by UEFI only, and this host has none of %s: apt-get install ovmf", strings.Join(i.p.o.Firmware, ", "))
+}
+
 // tenant says what makes the image this instance's.
 func (i *instance) tenant(at hostnet.Attachment) fleet.Tenant {
 	spec := i.rec.Spec
 	t := fleet.Tenant{
 		Hostname: spec.Name, Program: spec.Manifest.Program, Args: spec.Manifest.Args, Env: spec.Env,
-		Network: fleet.GuestNetwork{Address: at.GuestAddress, Gateway: at.Gateway, DNS: i.nameServers()}, Trace: spec.Trace,
+		Network: fleet.GuestNetwork{Address: at.GuestAddress, Gateway: at.Gateway, DNS: i.nameServers(), MAC: macOf(spec)}, Trace: spec.Trace,
 	}
 	if spec.Volume != nil {
 		t.Persist = spec.Manifest.Persist

@@ -18,6 +18,8 @@ import (
 const (
 	// killMargin is what a guest gets on top of its program's grace to sync and power off.
 	killMargin = 5 * time.Second
+	// foreignGrace is how long a whole system of somebody else's has to stop its services.
+	foreignGrace = 30 * time.Second
 	// goneGrace is how long a guest that said it is gone may take to power off.
 	goneGrace = 5 * time.Second
 	// qmpPatience is how long QEMU may take to greet.
@@ -40,9 +42,10 @@ type vm struct {
 	qmpDone chan struct{}
 	// becameReady is closed when the guest is ready for the first time.
 	becameReady chan struct{}
-	// health and endpoints never change.
+	// health, endpoints and grace never change.
 	health    fleet.Health
 	endpoints map[int]string
+	grace     time.Duration
 
 	mu       sync.Mutex
 	qmp      *qmp.Client
@@ -73,6 +76,10 @@ func newVM(i *instance, proc *watched) *vm {
 		i: i, proc: proc, exited: make(chan struct{}), qmpDone: make(chan struct{}), becameReady: make(chan struct{}),
 		health: i.rec.Spec.Manifest.Health, endpoints: i.rec.Endpoints,
 		state: fleet.HealthUnknown, detail: "the guest is booting",
+	}
+	v.grace = i.p.o.StopGrace
+	if i.rec.Spec.Kernel == fleet.KernelDisk {
+		v.grace = max(v.grace, foreignGrace)
 	}
 	v.ctx, v.cancel = context.WithCancel(i.p.ctx)
 	v.guest = newChannel(v.ctx, func(ctx context.Context) (net.Conn, error) {
@@ -326,7 +333,7 @@ func (v *vm) stop() {
 	v.round++ // no probe counts any more
 	v.guest.keepSending(guest.Command{Verb: guest.VerbShutdown})
 	v.pressPower()
-	v.after(v.i.p.o.StopGrace+killMargin, v.kill)
+	v.after(v.grace+killMargin, v.kill)
 }
 
 // powerGap is how long a guest that has no channel may take to notice the power
