@@ -128,6 +128,11 @@ func (p *places) Trace(ctx context.Context, pkg fleet.Package, o fleet.TraceOpti
 	for _, l := range report.Lines {
 		log = append(append(log, l...), '\n')
 	}
-	out := fleet.TraceReport{Evidence: nanos.Evidence(log), Exit: report.Exit, Lines: report.Lines[max(0, len(report.Lines)-traceLines):]}
+	lines := nanos.Evidence(log)
+	if x := report.Exit; x != nil && x.Reason == fleet.ReasonProgramExited && x.Code > 0 {
+		lines = nanos.Exit{Code: x.Code, Log: log}.Evidence()
+		lines[0] = "traced, without volume and network: " + lines[0]
+	}
+	out := fleet.TraceReport{Evidence: lines, Exit: report.Exit, Lines: report.Lines[max(0, len(report.Lines)-traceLines):]}
 	return out, p.record(ctx, pkg.ID, out.Evidence)
 }

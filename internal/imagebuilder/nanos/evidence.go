@@ -84,8 +84,9 @@ func Evidence(log []byte) []string {
 	return found
 }
 
-// kernelsOwn begins a line that the kernel says, not the program: the time since its start.
-var kernelsOwn = regexp.MustCompile(`^\[\d+\.\d+\] |^\*\*\* signal |^exit status `)
+// kernelsOwn is a line that the kernel says, not the program: after the time since its
+// start, or of the trace of system calls.
+var kernelsOwn = regexp.MustCompile(`^\[\d+\.\d+\] |^\*\*\* signal |^exit status |^\[\d+\] [a-z0-9_]+\(`)
 
 // maxLastLines is how many of the program's last lines are told with its exit code:
 // programs often end with a whole sentence, broken over several lines.
