@@ -43,6 +43,14 @@ type NewPackage struct {
 	Kernel string
 	// Force has it admitted with a warning where the kernel surely can't run it.
 	Force bool
+	// Signature is an Ed25519 signature of SignedText, in base64: for servers that take signed sources only.
+	Signature string
+}
+
+// SignedText is what a source's signature is of: the SHA-256 (hex) of Content as it
+// is sent, or of the image in a registry, and of what Overlay returns; "" for nothing.
+func SignedText(source, overlay string) string {
+	return "dormouse package\nsource " + source + "\noverlay " + overlay + "\n"
 }
 
 // Create makes a package. One with the same name, version and content that
@@ -53,7 +61,7 @@ func (s *Packages) Create(ctx context.Context, in NewPackage, options ...Request
 		return Package{}, err
 	}
 	r.query = url.Values{}
-	for name, value := range map[string]string{"name": in.Name, "version": in.Version, "filename": in.FileName, "oci": in.OCI, "kernel": in.Kernel} {
+	for name, value := range map[string]string{"name": in.Name, "version": in.Version, "filename": in.FileName, "oci": in.OCI, "kernel": in.Kernel, "signature": in.Signature} {
 		set(r.query, name, value)
 	}
 	for _, name := range in.Deb {

@@ -27,7 +27,7 @@ func TestPromisedCommandLine(t *testing.T) {
 		"cluster get":            "",
 		"cluster check":          "set wait timeout",
 		"cluster delete":         "wait timeout",
-		"package create":         "name version manifest oci deb kernel force trace",
+		"package create":         "name version manifest oci deb kernel force trace sign-key",
 		"package trace":          "for memory",
 		"package list":           "",
 		"package get":            "",

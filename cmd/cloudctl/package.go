@@ -18,6 +18,7 @@ func (a *app) packageCommand() *cobra.Command {
 
 func (a *app) packageCreate() *cobra.Command {
 	var in client.NewPackage
+	var key string
 	var manifest, disk string
 	var trace bool
 	cmd := &cobra.Command{
@@ -76,6 +77,13 @@ twice changes nothing; other content under the same name and version is refused.
 				in.Overlay = open.open
 				local = append(local, open)
 			}
+			if key != "" {
+				signature, err := sign(in, key)
+				if err != nil {
+					return err
+				}
+				in.Signature = signature
+			}
 			c, err := a.connect()
 			if err != nil {
 				return err
@@ -111,6 +119,7 @@ twice changes nothing; other content under the same name and version is refused.
 	cmd.Flags().StringArrayVar(&in.Deb, "deb", nil, "make it of this package of Debian's: `NAME` (may be repeated)")
 	cmd.Flags().StringVar(&disk, "disk", "", "import this disk as it is: `FILE` (qcow2, vmdk, raw or OVA)")
 	cmd.Flags().StringVar(&in.Kernel, "kernel", "", "`KERNEL` that its images boot: linux or nanos (as its manifest says, else linux)")
+	cmd.Flags().StringVar(&key, "sign-key", "", "sign the source and what is laid over it with the private key in `FILE` (Ed25519, PEM), for servers that take signed sources only")
 	cmd.Flags().BoolVar(&in.Force, "force", false, "take it even where the kernel surely can't run it; that is recorded as a warning")
 	return cmd
 }

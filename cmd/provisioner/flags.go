@@ -40,6 +40,7 @@ type config struct {
 	addressPool    string
 	kernelPackages string
 	kernelImage    string
+	trustedKeys    string
 	simulator      string
 	initPath       string
 	logLevel       string
@@ -67,6 +68,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	flags.DurationVar(&c.healthDeadline, "health-deadline", 2*time.Minute, "how long a started instance has to become healthy")
 	flags.StringVar(&c.efiStub, "efi-stub", "", "systemd's linuxx64.efi.stub, as scripts/fetch-efi-stub.sh leaves it, for exported disks (default: efi/linuxx64.efi.stub beside the directory of --kernel-packages)")
+	flags.StringVar(&c.trustedKeys, "trusted-keys", "", "file of public keys (Ed25519, PEM): packages are made only of sources that one of them has signed, and of Debian's, which apt checks")
 	flags.StringVar(&c.nanosDir, "nanos-dir", os.Getenv("NANOS_DIR"), "directory of a Nanos release (boot.img, kernel.img, klibs/), also in NANOS_DIR; without it, the one that cloudctl kernel add fetched last")
 	flags.StringVar(&c.imageDir, "image-dir", "", "directory of packages and images, which provisioners on one machine may share (default: the data directory)")
 	flags.DurationVar(&c.imageGrace, "image-grace", 7*24*time.Hour, "how long an image that nothing is made of is kept after its last use")
@@ -164,7 +166,7 @@ func (c *config) checkDataDir() error {
 		return fmt.Errorf("finding the data directory: %w", err)
 	}
 	c.dataDir = abs
-	for _, path := range []*string{&c.efiStub, &c.kernelPackages, &c.kernelImage} {
+	for _, path := range []*string{&c.efiStub, &c.kernelPackages, &c.kernelImage, &c.trustedKeys} {
 		if *path == "" {
 			continue
 		}

@@ -15,7 +15,9 @@ import (
 	"github.com/sirupsen/logrus/hooks/test"
 	"github.com/stretchr/testify/require"
 
+	"dormouse/client"
 	"dormouse/internal/fleet"
+	"dormouse/internal/imagebuilder"
 	"dormouse/internal/pgtest"
 	"dormouse/internal/sealed"
 	"dormouse/internal/store"
@@ -255,4 +257,10 @@ func TestAdoptKey(t *testing.T) {
 	require.NoError(t, adoptKey(t.Context(), k.st, file, true, &again))
 	require.Contains(t, again.String(), "nothing has changed")
 	require.True(t, k.mustOpen(file).Has(box.KeyID()))
+}
+
+// What is signed is what is checked: neither of the two may import the other.
+func TestSignedTextsAgree(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, client.SignedText("a", "b"), string(imagebuilder.SignedText("a", "b")))
 }

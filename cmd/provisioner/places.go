@@ -91,7 +91,13 @@ func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log 
 		return p, err
 	}
 	p.kernel = findKernel(ctx, d, c, log)
-	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: c.imageDir, Kernels: []imagebuilder.Kernel{p.kernel.kernel, p.nanos(c), rawdisk.New()}, Log: log}); err != nil {
+	var trust imagebuilder.Trust
+	if c.trustedKeys != "" {
+		if trust, err = imagebuilder.ReadTrust(c.trustedKeys); err != nil {
+			return p, err
+		}
+	}
+	if p.images, err = imagebuilder.New(imagebuilder.Options{Dir: c.imageDir, Kernels: []imagebuilder.Kernel{p.kernel.kernel, p.nanos(c), rawdisk.New()}, Log: log, Trust: trust}); err != nil {
 		return p, err
 	}
 	p.builder = builder{b: p.images, debs: func(names []string) imagebuilder.Fetch {
@@ -264,7 +270,7 @@ type builder struct {
 // Import implements api.Packages.
 func (b builder) Import(ctx context.Context, s api.PackageSource) (fleet.Package, error) {
 	o := imagebuilder.ImportOptions{
-		Name: s.Name, Version: s.Version, Kernel: s.Kernel, Force: s.Force, Overlay: s.Overlay, FileName: s.FileName,
+		Name: s.Name, Version: s.Version, Kernel: s.Kernel, Force: s.Force, Overlay: s.Overlay, FileName: s.FileName, Signature: s.Signature,
 	}
 	switch {
 	case s.OCI != "":

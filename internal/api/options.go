@@ -43,6 +43,8 @@ type PackageSource struct {
 	Kernel fleet.KernelKind
 	// Force has what the kernel can't run admitted with a warning.
 	Force bool
+	// Signature is of the source and its overlay, in base64; may be empty.
+	Signature string
 }
 
 // Consoles reads the console logs of instances.

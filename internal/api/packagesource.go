@@ -62,6 +62,7 @@ func packageSource(query url.Values) (PackageSource, error) {
 	if slices.ContainsFunc(s.Deb, func(name string) bool { return !isDebName(name) }) {
 		return s, invalidQuery("deb", "it must be the name of a Debian package: 2 to 100 lower-case letters, digits and + - .")
 	}
+	s.Signature = query.Get("signature")
 	s.Force, s.Disk = query.Get("force") == "true", query.Get("disk") == "true"
 	return s, nil
 }

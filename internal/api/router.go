@@ -106,7 +106,7 @@ func (s *server) routes() []route {
 		{method: "POST", path: v1 + "/clusters/{id}/hosts/{host}/drain", handle: s.drainHost},
 		{method: "GET", path: v1 + "/packages", handle: s.listPackages, query: pages},
 		{method: "POST", path: v1 + "/packages", handle: s.createPackage, unbounded: true,
-			query: []string{"name", "version", "filename", "oci", "deb", "disk", "kernel", "force"}},
+			query: []string{"name", "version", "filename", "oci", "deb", "disk", "kernel", "force", "signature"}},
 		{method: "GET", path: v1 + "/packages/{id}", handle: s.getPackage},
 		{method: "DELETE", path: v1 + "/packages/{id}", handle: s.deletePackage},
 		{method: "POST", path: v1 + "/packages/{id}/trace", handle: s.tracePackage, unbounded: true},

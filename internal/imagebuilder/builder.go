@@ -37,6 +37,8 @@ type Options struct {
 	MaxBuilds int
 	// Limits bound what a package may hold; zero fields take source's defaults.
 	Limits source.Limits
+	// Trust has sources taken only that one of the keys has signed; empty takes all.
+	Trust Trust
 }
 
 // Builder imports packages and builds images. It is safe for concurrent use,
@@ -46,6 +48,7 @@ type Builder struct {
 	kernels map[fleet.KernelKind]Kernel
 	log     logrus.FieldLogger
 	limits  source.Limits
+	trust   Trust
 	tokens  chan struct{} // holds one per build under way
 	builds  builds
 	digests Digests // of images' files
@@ -62,7 +65,7 @@ type Builder struct {
 // processes that died have left half made.
 func New(o Options) (*Builder, error) {
 	b := &Builder{
-		dir: o.Dir, kernels: map[fleet.KernelKind]Kernel{}, log: o.Log, limits: o.Limits,
+		dir: o.Dir, kernels: map[fleet.KernelKind]Kernel{}, log: o.Log, limits: o.Limits, trust: o.Trust,
 		builds: builds{byID: map[fleet.ImageID]*build{}},
 	}
 	if o.MaxBuilds <= 0 {

@@ -31,6 +31,11 @@ type ImportOptions struct {
 	// Overlay and FileName are as in source.Options.
 	Overlay  io.Reader
 	FileName string
+	// Signature is of SignedText in base64; needed where Options.Trust has keys.
+	Signature string
+
+	// signed is called when the source and its overlay have been read.
+	signed func() error
 }
 
 // Fetch lays the files of a source into dir, which is empty and private to the
@@ -47,6 +52,7 @@ var digestPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // A package at fault is KindInvalid with what to do; a full disk KindCapacity.
 // Nothing is kept where Import fails.
 func (b *Builder) Import(ctx context.Context, r io.Reader, o ImportOptions) (fleet.Package, error) {
+	r = b.trust.watch(&o, r)
 	return b.importPackage(ctx, o, func(so source.Options) (*source.Package, error) { return source.ReadArchive(ctx, r, so) })
 }
 
@@ -55,13 +61,21 @@ func (b *Builder) ImportDir(ctx context.Context, dir string, o ImportOptions) (f
 	return b.importPackage(ctx, o, func(so source.Options) (*source.Package, error) { return source.ReadDirectory(ctx, dir, so) })
 }
 
-// ImportOCI does as Import does with an image in a registry, see source.Pull.
+// ImportOCI does as Import does with an image in a registry, see source.Pull. A
+// signature is of the digest by which ref names it.
 func (b *Builder) ImportOCI(ctx context.Context, ref string, o ImportOptions) (fleet.Package, error) {
+	if err := b.trust.watchRef(&o, ref); err != nil {
+		return fleet.Package{}, err
+	}
 	return b.importPackage(ctx, o, func(so source.Options) (*source.Package, error) { return source.Pull(ctx, ref, so) })
 }
 
-// ImportFetched does as Import does with what fetch lays out.
+// ImportFetched does as Import does with what fetch lays out. Whether that is to be
+// trusted is fetch's to tell; a signature is of the overlay alone.
 func (b *Builder) ImportFetched(ctx context.Context, fetch Fetch, o ImportOptions) (fleet.Package, error) {
+	if o.Overlay != nil {
+		b.trust.watch(&o, nil)
+	}
 	return b.importPackage(ctx, o, func(so source.Options) (*source.Package, error) {
 		dir := filepath.Join(so.SpoolDir, "fetched")
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -93,6 +107,11 @@ func (b *Builder) importPackage(ctx context.Context, o ImportOptions, read func(
 		return fleet.Package{}, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
+	if o.signed != nil {
+		if err := o.signed(); err != nil {
+			return fleet.Package{}, err
+		}
+	}
 	kind := cmp.Or(o.Kernel, src.Kernel, fleet.KernelLinux)
 	if (kind == fleet.KernelDisk) != (src.Kernel == fleet.KernelDisk) {
 		return fleet.Package{}, fleet.InvalidField("kernel", "a disk that is imported as it is starts what is on it, and nothing else can be started so: leave the kernel out, or import a disk with --disk")

@@ -19,6 +19,7 @@ import (
 // diskimport), to be booted as it is: the package is for fleet.KernelDisk. Of
 // o.Overlay only the keys count; o.Kernel must be empty or that.
 func (b *Builder) ImportDisk(ctx context.Context, r io.Reader, o ImportOptions) (fleet.Package, error) {
+	r = b.trust.watch(&o, r)
 	return b.importPackage(ctx, o, func(so source.Options) (*source.Package, error) {
 		return source.FromDisk(ctx, func(ctx context.Context, path string) (string, error) {
 			return layDisk(ctx, r, path, b.limits)
