@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -131,7 +132,9 @@ func (p *places) Trace(ctx context.Context, pkg fleet.Package, o fleet.TraceOpti
 	lines := nanos.Evidence(log)
 	if x := report.Exit; x != nil && x.Reason == fleet.ReasonProgramExited && x.Code > 0 {
 		lines = nanos.Exit{Code: x.Code, Log: log}.Evidence()
-		lines[0] = "traced, without volume and network: " + lines[0]
+		if !slices.Contains(pkg.Evidence, lines[0]) { // else a tenant's boot has told the same
+			lines[0] = "traced, without volume and network: " + lines[0]
+		}
 	}
 	out := fleet.TraceReport{Evidence: lines, Exit: report.Exit, Lines: report.Lines[max(0, len(report.Lines)-traceLines):]}
 	return out, p.record(ctx, pkg.ID, out.Evidence)
