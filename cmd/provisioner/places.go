@@ -83,7 +83,8 @@ func openSimulator(c config, d *dataDir, log logrus.FieldLogger, changed func(fl
 }
 
 // openPlaces opens the image builder and the providers, and adopts the
-// machines that run. changed is told of every instance that something happened to.
+// machines that run. changed is told of every instance that something happened to,
+// spoke of those whose console has more.
 func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log logrus.FieldLogger, changed, spoke func(fleet.InstanceID)) (*places, error) {
 	p := &places{store: st, host: d.host, log: log}
 	var err error
