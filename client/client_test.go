@@ -140,12 +140,12 @@ func TestRoutes(t *testing.T) {
 			return err
 		}, "GET /api/v1/images/abc/sbom", ""},
 		"ImageExport": {func(ctx context.Context, c *Client) error {
-			r, err := c.Images.Export(ctx, "abc", ExportImage{Format: "ova", MemoryMiB: 512})
+			r, err := c.Images.Export(ctx, "abc", ExportImage{Format: "ova", MemoryMiB: 512, UEFI: true})
 			if err == nil {
 				err = r.Close()
 			}
 			return err
-		}, "GET /api/v1/images/abc/export?format=ova&memory_mib=512", ""},
+		}, "GET /api/v1/images/abc/export?format=ova&memory_mib=512&uefi=true", ""},
 		"ImageProvenance": {func(ctx context.Context, c *Client) error { _, err := c.Images.Provenance(ctx, "abc"); return err }, "GET /api/v1/images/abc/provenance", ""},
 		"KernelList":      {func(ctx context.Context, c *Client) error { _, err := c.Kernels.List(ctx); return err }, "GET /api/v1/kernels", ""},
 		"KernelAdd": {func(ctx context.Context, c *Client) error {
@@ -372,7 +372,7 @@ func TestPackageUploads(t *testing.T) {
 			return func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
 		}
 		_, err := newClient(t, f.URL, hurried()).Packages.Create(t.Context(),
-			NewPackage{Content: strings.NewReader("the source"), Overlay: opened("the overlay"), FileName: "server", Kernel: "nanos", Force: true})
+			NewPackage{Content: strings.NewReader("the source"), Overlay: opened("the overlay"), FileName: "server", Kernel: "nanos", Force: true, Disk: true})
 		require.NoError(t, err)
 		for _, asked := range f.seen() {
 			_, params, err := mime.ParseMediaType(asked.header.Get("Content-Type"))
@@ -386,7 +386,7 @@ func TestPackageUploads(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, "the "+want, string(body))
 			}
-			require.Equal(t, "/api/v1/packages?filename=server&force=true&kernel=nanos", asked.uri)
+			require.Equal(t, "/api/v1/packages?disk=true&filename=server&force=true&kernel=nanos", asked.uri)
 		}
 	})
 	t.Run("NamesWhatIsElsewhere", func(t *testing.T) {

@@ -168,6 +168,8 @@ type ExportImage struct {
 	MemoryMiB, VCPUs int
 	// VolumeMiB is how large the file system for persistent directories is, where the disk has one.
 	VolumeMiB int
+	// UEFI has a disk start by UEFI that otherwise starts by BIOS only (kernel nanos).
+	UEFI bool
 }
 
 // Export returns an image as a disk that boots by itself. The caller closes it.
@@ -178,6 +180,9 @@ func (s *Images) Export(ctx context.Context, id string, o ExportImage) (io.ReadC
 		if n != 0 {
 			setNumber(query, name, int64(n))
 		}
+	}
+	if o.UEFI {
+		query.Set("uefi", "true")
 	}
 	return s.open(ctx, query, id, "export")
 }

@@ -66,6 +66,9 @@ func packageSource(path, opsHome string) (*source, error) {
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, usagef("reading the package: %w", err)
 	}
+	if bytes.HasPrefix(head, []byte("QFI\xfb")) || bytes.HasPrefix(head, []byte("KDMV")) {
+		return nil, usagef("%s is a disk: to have it booted as it is, give --disk %s", path, path)
+	}
 	if !isSource(head[:n]) {
 		return nil, usagef("%s is neither a program for Linux (ELF) nor a tar archive: give one, or a directory with a %s", path, manifestName)
 	}

@@ -159,7 +159,14 @@ func TestPackageCreateFromElsewhere(t *testing.T) {
 	require.Equal(t, exitDone, newRun(f.URL).app.main(t.Context(), []string{"package", "create", tarFile}))
 	require.Equal(t, plain.String(), last().body)
 
+	disk := filepath.Join(t.TempDir(), "x.qcow2")
+	require.NoError(t, os.WriteFile(disk, []byte("QFI\xfb and so on"), 0o600))
+	require.Equal(t, exitDone, newRun(f.URL).app.main(t.Context(), []string{"package", "create", "--disk", disk}))
+	require.Equal(t, "disk=true&filename=x.qcow2", last().query)
+	require.Equal(t, "QFI\xfb and so on", last().body)
+
 	for says, args := range map[string][]string{
+		"--disk": {dir, "--disk", disk}, "is a disk: to have it booted": {disk}, "no regular file": {"--disk", dir}, "reading the disk": {"--disk", "/does/not/exist"},
 		"no source is named": nil, "one source": {dir, "--oci", "x"}, "a package has one source": {dir, dir}, "either": {"--oci", "x", "--deb", "y"},
 		"has no package.manifest": {program, "--manifest", t.TempDir()}, "no such file": {program, "--manifest", "/does/not/exist"},
 	} {

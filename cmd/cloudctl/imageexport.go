@@ -28,7 +28,7 @@ func (a *app) imageExport() *cobra.Command {
 	var names []string
 	long := `Export an image as a disk that boots by itself. It runs what its package says and
 gets its address by DHCP. A disk of the kernel linux needs a machine that starts
-by UEFI; one of the kernel nanos starts by BIOS.
+by UEFI; one of the kernel nanos starts by BIOS, and with --uefi by UEFI too.
 
 Formats:
 `
@@ -72,6 +72,7 @@ Formats:
 	cmd.Flags().Var(&memory, "memory", "the machine's memory, where the format describes one (what the package asks for)")
 	cmd.Flags().IntVar(&o.VCPUs, "cpus", 0, "its processors, likewise (1)")
 	cmd.Flags().Var(&volume, "volume", "size of the file system for persistent directories, where the disk has one")
+	cmd.Flags().BoolVar(&o.UEFI, "uefi", false, "have a disk of the kernel nanos start by UEFI too")
 	// Fail only for flags that are not there.
 	_ = cmd.MarkFlagRequired("format")
 	_ = cmd.MarkFlagRequired("out")

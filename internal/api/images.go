@@ -274,6 +274,11 @@ func (s *server) exportImage(w http.ResponseWriter, r *http.Request) error {
 			return invalidQuery(f.name, "it must be a number from 1 to %d", f.most)
 		}
 	}
+	uefi := query.Get("uefi")
+	if query.Has("uefi") && uefi != "true" && uefi != "false" {
+		return invalidQuery("uefi", "it must be true or false")
+	}
+	o.UEFI = uefi == "true"
 	id, err := s.image(r)
 	if err != nil {
 		return err

@@ -77,11 +77,11 @@ func TestImageContents(t *testing.T) {
 	require.JSONEq(t, `{"_type":"x"}`, h.call(t, "GET", base+"/provenance", "").Body.String())
 
 	require.JSONEq(t, `{"bomFormat":"CycloneDX"}`, h.call(t, "GET", base+"/sbom", "").Body.String())
-	w = h.call(t, "GET", base+"/export?format=ova&memory_mib=512&vcpus=2&volume_mib=64", "")
+	w = h.call(t, "GET", base+"/export?format=ova&memory_mib=512&vcpus=2&volume_mib=64&uefi=true", "")
 	require.Equal(t, "disk", w.Body.String())
 	require.Equal(t, `attachment; filename=web-1.ova`, w.Header().Get("Content-Disposition"))
-	require.Equal(t, fleet.ImageExport{Format: "ova", MemoryMiB: 512, VCPUs: 2, VolumeMiB: 64}, h.images.exported)
-	for _, query := range []string{"", "?format=iso", "?format=ova&memory_mib=0", "?format=ova&vcpus=x", "?format=ova&disk=1"} {
+	require.Equal(t, fleet.ImageExport{Format: "ova", MemoryMiB: 512, VCPUs: 2, VolumeMiB: 64, UEFI: true}, h.images.exported)
+	for _, query := range []string{"", "?format=iso", "?format=ova&memory_mib=0", "?format=ova&vcpus=x", "?format=ova&uefi=1", "?format=ova&disk=1"} {
 		require.Equal(t, http.StatusBadRequest, h.call(t, "GET", base+"/export"+query, "").Code, query)
 	}
 

@@ -194,6 +194,13 @@ func TestPackageSources(t *testing.T) {
 	create("oci-empty&oci=x", "", gzipped)
 	require.Empty(t, h.packages.overlay)
 
+	body, kind = form(t, "overlay", "keys", "source", "a disk")
+	s = create("disk&disk=true&filename=x.qcow2", body, kind)
+	require.True(t, s.Disk)
+	require.Equal(t, "keys", h.packages.overlay)
+	require.True(t, h.packages.content[fleet.DeriveID("a disk")])
+	require.False(t, create("no-disk&disk=false", "x", gzipped).Disk)
+
 	nanos := call[client.Package](t, h, http.StatusCreated, "POST", path+"nanos&kernel=nanos", "for both", gzipped)
 	require.Equal(t, "nanos", nanos.Kernel)
 	p := h.refused(t, http.StatusConflict, "POST", path+"nanos&kernel=linux", "for both", gzipped)
@@ -206,7 +213,8 @@ func TestPackageSourcesRefused(t *testing.T) {
 	h := newHarness(t)
 	for query, field := range map[string]string{
 		"oci=": "oci", "oci=a&oci=b": "oci", "oci=" + strings.Repeat("x", 513): "oci", "oci=a&deb=bb": "deb", "deb=": "deb", "deb=../x": "deb", "deb=A": "deb",
-		"kernel=bsd": "kernel", "kernel=": "kernel", "force=1": "force", "filename=" + strings.Repeat("x", 256): "filename", "name=a&name=b": "name",
+		"kernel=bsd": "kernel", "kernel=": "kernel", "kernel=disk": "kernel", "force=1": "force", "disk=yes": "disk", "disk=": "disk", "disk=true&oci=a": "disk", "disk=true&deb=aa": "disk", "disk=true&kernel=linux": "kernel",
+		"filename=" + strings.Repeat("x", 256): "filename", "name=a&name=b": "name",
 		strings.Repeat("deb=aa&", 33) + "deb=aa": "deb",
 	} {
 		require.Equal(t, "query."+field, h.refused(t, http.StatusBadRequest, "POST", "/api/v1/packages?"+query, "x", gzipped).Field, query)

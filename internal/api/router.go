@@ -123,7 +123,7 @@ func (s *server) routes() []route {
 		{method: "GET", path: v1 + "/images/{id}/provenance", handle: s.getImageProvenance},
 		{method: "GET", path: v1 + "/images/{id}/sbom", handle: s.getImageBill, unbounded: true},
 		{method: "GET", path: v1 + "/images/{id}/export", handle: s.exportImage, unbounded: true,
-			query: []string{"format", "memory_mib", "vcpus", "volume_mib"}},
+			query: []string{"format", "memory_mib", "vcpus", "volume_mib", "uefi"}},
 		{method: "GET", path: v1 + "/operations", handle: s.listOperations,
 			query: append([]string{"resource", "state"}, pages...)},
 		{method: "GET", path: v1 + "/operations/{id}", handle: s.getOperation, unbounded: true,

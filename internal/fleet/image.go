@@ -120,6 +120,8 @@ type ImageExport struct {
 	MemoryMiB, VCPUs int
 	// VolumeMiB is how large the file system for persistent directories is; 0 is the kernel's choice.
 	VolumeMiB int
+	// UEFI has a disk start by UEFI that otherwise starts by BIOS only (KernelNanos).
+	UEFI bool
 }
 
 // TraceOptions say how a package is traced.

@@ -47,7 +47,7 @@ func (b *Builder) Export(ctx context.Context, id fleet.ImageID, o fleet.ImageExp
 		return storageError("making room for the export", err)
 	}
 	defer func() { err = errors.Join(err, storageError("removing the work directory", work.release())) }()
-	disk, err := d.Disk(ctx, b.imagePath(id), p, DiskOptions{VolumeMiB: o.VolumeMiB}, work.path)
+	disk, err := d.Disk(ctx, b.imagePath(id), p, DiskOptions{VolumeMiB: o.VolumeMiB, UEFI: o.UEFI}, work.path)
 	if err != nil {
 		return storageError("making the disk", err)
 	}

@@ -88,4 +88,7 @@ type DiskOptions struct {
 	// VolumeMiB is how large the file system for the persistent directories is,
 	// where the kernel puts one on the same disk; 0 is the kernel's own choice.
 	VolumeMiB int
+	// UEFI has a disk that would start by BIOS only start by UEFI too. A kernel
+	// whose disks do so anyway ignores it.
+	UEFI bool
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,9 +69,8 @@ func TestDiskReproducible(t *testing.T) {
 	f, err := os.Open(other)
 	require.NoError(t, err)
 	defer f.Close()
-	const volume = (1 + 33 + 4 + 2) << 20 // behind the EFI system partition, the root and the configuration
 	super := make([]byte, 1024)
-	_, err = f.ReadAt(super, volume+1024)
+	_, err = f.ReadAt(super, startOf(t, other, "dormouse-volume")+1024)
 	require.NoError(t, err)
 	require.Equal(t, []byte{0x53, 0xef}, super[0x38:0x3a], "the volume is expected there")
 	for name, at := range map[string]int{"mounted": 0x2c, "written": 0x30, "checked": 0x40, "made": 0x108} {
@@ -108,6 +109,18 @@ func TestDiskWithoutVolume(t *testing.T) {
 	out, err = exec.Command("/sbin/sfdisk", "--dump", path).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "dormouse-volume")
+}
+
+// startOf is where, in bytes, the partition with a name begins.
+func startOf(t *testing.T, disk, partition string) int64 {
+	t.Helper()
+	out, err := exec.Command("/sbin/sfdisk", "--dump", disk).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	start := regexp.MustCompile(`start= *(\d+).*name="` + partition + `"`).FindSubmatch(out)
+	require.NotNil(t, start, "%s", out)
+	sector, err := strconv.ParseInt(string(start[1]), 10, 64)
+	require.NoError(t, err)
+	return sector * 512
 }
 
 // configOf is what the guest of a disk is told.

@@ -28,14 +28,25 @@ const clusterSize = 1 << ClusterBits
 // which may be shorter: beyond its end the disk is zero. Of two patches of one place
 // the later counts.
 func Create(f File, size int64, base io.ReaderAt, patches []Patch) error {
-	return CreateMarked(f, size, base, patches, nil)
+	return CreateLayout(f, Layout{Size: size}, base, patches)
 }
 
-// CreateMarked does as Create does, and keeps a few bytes of the caller's in the
-// header, at most MaxMark, which Mark returns and QEMU passes over and preserves.
-func CreateMarked(f File, size int64, base io.ReaderAt, patches []Patch, mark []byte) error {
-	if len(mark) > MaxMark {
-		return fmt.Errorf("a mark of %d bytes: at most %d fit", len(mark), MaxMark)
+// Layout says what an overlay is to be like.
+type Layout struct {
+	// Size is the disk's, in bytes.
+	Size int64
+	// Room is how large Grow can make the disk, in bytes; 0 is Size.
+	Room int64
+	// Mark are a few bytes of the caller's that are kept in the header, at most
+	// MaxMark: Mark returns them, QEMU passes over them and preserves them.
+	Mark []byte
+}
+
+// CreateLayout does as Create does, with a layout.
+func CreateLayout(f File, l Layout, base io.ReaderAt, patches []Patch) error {
+	size, room, mark := l.Size, max(l.Size, l.Room), l.Mark
+	if len(mark) > MaxMark || l.Room > MaxSize {
+		return fmt.Errorf("a mark of %d bytes and room for %d: at most %d and %d fit", len(mark), l.Room, MaxMark, int64(MaxSize))
 	}
 	if size <= 0 || size > MaxSize || size%512 != 0 {
 		return fmt.Errorf("a disk of %d bytes: use a multiple of 512 up to %d", size, int64(MaxSize))
@@ -46,7 +57,7 @@ func CreateMarked(f File, size int64, base io.ReaderAt, patches []Patch, mark []
 	}
 	order := slices.Sorted(maps.Keys(data))
 	const perTable = clusterSize / 8
-	l1Entries := clusters(size, clusterSize*perTable)
+	l1Entries := clusters(room, clusterSize*perTable)
 	var tables []int64 // the second level's tables that are needed, by index in the first
 	for _, c := range order {
 		if t := c / perTable; len(tables) == 0 || tables[len(tables)-1] != t {

@@ -14,7 +14,7 @@ const (
 	maxExtensionBytes = 4 << 10
 )
 
-// Mark returns what CreateMarked kept in an overlay's header; nil where there is
+// Mark returns what CreateLayout kept in an overlay's header; nil where there is
 // none. A file that Open would refuse is an error that wraps ErrDamaged.
 func Mark(overlay io.ReaderAt) ([]byte, error) {
 	if _, err := Open(overlay, zeros{}); err != nil {

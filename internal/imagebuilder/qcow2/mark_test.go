@@ -19,7 +19,7 @@ func TestMark(t *testing.T) {
 	require.NoError(t, err)
 	defer f.Close()
 	base := bytes.NewReader(random(1 << 20))
-	require.NoError(t, CreateMarked(f, 1<<20, base, nil, []byte("whose it is")))
+	require.NoError(t, CreateLayout(f, Layout{Size: 1 << 20, Mark: []byte("whose it is")}, base, nil))
 	mark, err := Mark(f)
 	require.NoError(t, err)
 	require.Equal(t, "whose it is", string(mark))
@@ -27,7 +27,7 @@ func TestMark(t *testing.T) {
 	none, err := Mark(create(t, 1<<20, nil, nil))
 	require.NoError(t, err)
 	require.Nil(t, none)
-	require.ErrorContains(t, CreateMarked(f, 1<<20, base, nil, make([]byte, MaxMark+1)), "at most")
+	require.ErrorContains(t, CreateLayout(f, Layout{Size: 1 << 20, Mark: make([]byte, MaxMark+1)}, base, nil), "at most")
 
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		t.Skip("qemu-img is not installed: apt-get install qemu-utils")

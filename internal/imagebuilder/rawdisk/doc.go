@@ -7,7 +7,8 @@
 // that it belongs to. Over another disk it would be nonsense, so that another image is refused.
 //
 // A volume must have room for every byte of the disk, so that a guest never
-// finds its disk full before its file system is.
+// finds its disk full before its file system is. Where it has more, the disk is
+// longer, as on a cloud: what is on it grows into that when it starts (growpart).
 //
 // The guest learns its name, its address and its environment as clouds tell
 // them: from a volume with the label cidata, for cloud-init's data source NoCloud

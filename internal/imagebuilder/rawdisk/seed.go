@@ -75,11 +75,16 @@ func seed(t fleet.Tenant) ([]isoFile, error) {
 	return files, nil
 }
 
+// interfaceName is what the guest's one interface is called.
+const interfaceName = "eth0"
+
 // networkConfig is cloud-init's network configuration, version 2.
 func networkConfig(n fleet.GuestNetwork) (map[string]any, error) {
 	nic := map[string]any{}
 	if n.MAC != "" {
-		nic["match"] = map[string]any{"macaddress": n.MAC}
+		// Without set-name the renderers for ifupdown and networkd look for an
+		// interface that is called like the entry, whatever its address.
+		nic["match"], nic["set-name"] = map[string]any{"macaddress": n.MAC}, interfaceName
 	}
 	switch prefix, err := netip.ParsePrefix(n.Address); {
 	case n.Address == "":
@@ -108,7 +113,7 @@ func networkConfig(n fleet.GuestNetwork) (map[string]any, error) {
 		}
 		nic["nameservers"] = map[string]any{"addresses": n.DNS}
 	}
-	return map[string]any{"version": 2, "ethernets": map[string]any{"dormouse0": nic}}, nil
+	return map[string]any{"version": 2, "ethernets": map[string]any{interfaceName: nic}}, nil
 }
 
 // userData has the environment written at every boot: write_files would do so

@@ -12,13 +12,27 @@ import (
 	"dormouse/internal/imagebuilder/qcow2"
 )
 
+// maxDisk is how large a guest's disk may become, in bytes: the overlay's first
+// table has a MiB for it.
+const maxDisk = 256 << 30
+
+// fixedBytes is what of a volume is no disk at least: the first tables, and clusters
+// that QEMU has lost count of when it was killed, which are never given again.
+const fixedBytes = 8 << 20
+
 // volumeBytes is how large a volume for a disk of that size must be, in bytes:
-// tables take a quarter of a per cent, and clusters that QEMU has lost count of
-// when it was killed are never given again.
-func volumeBytes(disk int64) int64 { return disk + disk/64 + 8<<20 }
+// besides the fixed part tables take a quarter of a per cent.
+func volumeBytes(disk int64) int64 { return disk + disk/64 + fixedBytes }
+
+// diskBytes is how large a guest's disk is: as large as the volume has room for,
+// in whole MiB, and at least as large as it was imported.
+func diskBytes(b build, volume int64) int64 {
+	most := min((volume-fixedBytes)*64/65, maxDisk)
+	return max(b.SizeBytes, most>>20<<20)
+}
 
 // FormatVolume implements imagebuilder.Specialiser: it writes the overlay into a
-// volume that is blank. The header comes last, when the rest is on the disk: a
+// volume that is blank, and makes the disk longer where the volume has become larger. The header comes last, when the rest is on the disk: a
 // volume without one is begun again. A volume over another disk is
 // KindPermanent, one that is too small KindInvalid; both stay as they are.
 func (Kernel) FormatVolume(_ context.Context, imageDir string, _ []string, volume *os.File) error {
@@ -39,10 +53,14 @@ func (Kernel) FormatVolume(_ context.Context, imageDir string, _ []string, volum
 		return fmt.Errorf("reading the volume: %w", err)
 	}
 	if !bytes.Equal(head, make([]byte, len(head))) {
-		return check(volume, b)
+		if err := check(volume, b); err != nil {
+			return err
+		}
+		return qcow2.Grow(volume, diskBytes(b, size))
 	}
 	var whole memory
-	if err := qcow2.CreateMarked(&whole, b.SizeBytes, bytes.NewReader(nil), nil, []byte(b.Disk)); err != nil {
+	layout := qcow2.Layout{Size: diskBytes(b, size), Room: max(maxDisk, b.SizeBytes), Mark: []byte(b.Disk)}
+	if err := qcow2.CreateLayout(&whole, layout, bytes.NewReader(nil), nil); err != nil {
 		return fmt.Errorf("formatting the volume: %w", err)
 	}
 	if _, err := volume.WriteAt(whole[len(head):], int64(len(head))); err != nil {

@@ -61,6 +61,9 @@ func notKnown(head []byte) error {
 		"!<arch>\ndebian": "a Debian package", "\xfd7zXZ\x00": "compressed with xz", "BZh": "compressed with bzip2", "#!": "a script",
 	} {
 		if bytes.HasPrefix(head, []byte(magic)) {
+			if strings.HasSuffix(what, " disk") {
+				return invalid("the package is %s: to have it booted as it is, import it with --disk", what)
+			}
 			return invalid("the package is %s, which is no form of a package: send a program for Linux, or the output of `tar -C DIR -cz .`", what)
 		}
 	}

@@ -128,22 +128,25 @@ func (m machine) rootDisk() []string {
 	}
 	// The layers are named here and not in the file: what a guest's disk says is
 	// never a path that QEMU opens.
-	overlay := "overlay-file"
+	overlay, unmap := "overlay-file", ""
+	if m.OverlayBytes > 0 {
+		unmap = ",discard=unmap" // what the guest gives back is free for others
+	}
 	args := []string{
 		"-add-fd", fmt.Sprintf("fd=%d,set=%d", m.Root, setRoot),
 		"-add-fd", fmt.Sprintf("fd=%d,set=%d", m.Overlay, setOverlay),
 		"-blockdev", fmt.Sprintf("driver=file,node-name=base-file,filename=/dev/fdset/%d,read-only=on", setRoot),
 		"-blockdev", "driver=raw,node-name=base,file=base-file,read-only=on",
-		"-blockdev", fmt.Sprintf("driver=file,node-name=overlay-file,filename=/dev/fdset/%d", setOverlay),
+		"-blockdev", fmt.Sprintf("driver=file,node-name=overlay-file,filename=/dev/fdset/%d", setOverlay) + unmap,
 	}
 	device := fmt.Sprintf("virtio-blk-pci,drive=root,serial=%s,disable-legacy=on,addr=0x%x,bootindex=0", guest.DiskRoot, setRoot)
 	if m.OverlayBytes > 0 {
 		// A volume never grows by itself: beyond its end QEMU finds it full, which
 		// the guest is told as an error of its disk.
-		args = append(args, "-blockdev", fmt.Sprintf("driver=raw,node-name=overlay,file=overlay-file,size=%d", m.OverlayBytes))
+		args = append(args, "-blockdev", fmt.Sprintf("driver=raw,node-name=overlay,file=overlay-file,size=%d", m.OverlayBytes)+unmap)
 		overlay, device = "overlay", device+",werror=report,rerror=report"
 	}
-	return append(args, "-blockdev", "driver=qcow2,node-name=root,file="+overlay+",backing=base", "-device", device)
+	return append(args, "-blockdev", "driver=qcow2,node-name=root,file="+overlay+",backing=base"+unmap, "-device", device)
 }
 
 // The numbers of the descriptor sets, which double as the disks' PCI slots.

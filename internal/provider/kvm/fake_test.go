@@ -120,13 +120,13 @@ func (f *fakeMachine) playDisk(line string) {
 	f.console = inheritedFile(between(line, "-add-fd fd=", ",set=1"))
 	_, overlay, _ := strings.Cut(line, "set=3 -add-fd fd=")
 	disk := inheritedFile(between(overlay, "", ","))
-	body, err := io.ReadAll(disk)
+	body, err := io.ReadAll(io.LimitReader(disk, 4096)) // a volume is larger
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fake-qemu:", err)
 		os.Exit(2)
 	}
-	fmt.Fprintf(f.console, "fake disk: %s\n", body)
-	if _, err := disk.WriteAt([]byte("used"), 0); err != nil {
+	fmt.Fprintf(f.console, "fake disk: %s, firmware %s\n", strings.ReplaceAll(string(body), "\x00", ""), between(line, "-bios /proc/self/fd/", " "))
+	if _, err := disk.WriteAt([]byte("used"), 128); err != nil {
 		fmt.Fprintln(os.Stderr, "fake-qemu:", err)
 		os.Exit(2)
 	}
@@ -270,8 +270,11 @@ func (i fakeImages) Files(_ context.Context, id fleet.ImageID) (fleet.ImageFiles
 	if id == "absent" || !behaviourName.MatchString(string(id)) {
 		return fleet.ImageFiles{}, fleet.Errorf(fleet.KindNotFound, "no image %s", id)
 	}
-	if id == "disk" {
+	switch id {
+	case "disk":
 		return fleet.ImageFiles{ID: id, Kernel: fleet.KernelNanos, DiskPath: i.kernel}, nil
+	case "bios", "uefi":
+		return fleet.ImageFiles{ID: id, Kernel: fleet.KernelDisk, DiskPath: i.kernel, UEFI: id == "uefi"}, nil
 	}
 	return fleet.ImageFiles{ID: id, KernelPath: i.kernel, Cmdline: "behave=" + string(id) + " end"}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,92 @@ func TestDiskGuestVolume(t *testing.T) {
 	st, err := s.EnsureVolume(t.Context(), volume)
 	require.NoError(t, err)
 	require.Equal(t, 64, st.SizeMiB)
+}
+
+// What a disk that was imported as it is is written lies on its volume, which is
+// the overlay itself; its words on the console are not init's.
+func TestForeignGuest(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	volume := s.volumeSpec(32)
+	volume.Kernel = fleet.KernelDisk
+	_, err := s.EnsureVolume(t.Context(), volume)
+	require.NoError(t, err)
+	spec := s.spec("bios")
+	spec.Kernel, spec.Manifest.Program, spec.Manifest.Persist = fleet.KernelDisk, "", []string{"/"}
+	_, err = s.Ensure(t.Context(), spec)
+	require.Equal(t, fleet.KindPermanent, fleet.KindOf(err))
+	require.ErrorContains(t, err, "has no volume")
+	require.NoError(t, s.Delete(t.Context(), ref(spec)))
+
+	spec.ID, spec.Volume = fleet.InstanceID(fleet.NewID()), &fleet.VolumeRef{ID: volume.ID}
+	s.ensure(spec)
+	s.await(spec, healthy)
+	pid := s.pid(spec)
+	cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	require.NoError(t, err)
+	args := strings.ReplaceAll(string(cmdline), "\x00", " ")
+	require.Contains(t, args, "driver=raw,node-name=overlay,file=overlay-file,size=33554432,discard=unmap -blockdev driver=qcow2,node-name=root,file=overlay,backing=base,discard=unmap")
+	require.Contains(t, args, "addr=0x3,bootindex=0,werror=report,rerror=report")
+	for _, not := range []string{"-no-reboot", "virtserialport", "isa-debug-exit", "dm-volume", "-bios"} {
+		require.NotContains(t, args, not)
+	}
+	for _, power := range []fleet.Power{fleet.PowerOff, fleet.PowerOn} {
+		_, err = s.Power(t.Context(), ref(spec), power)
+		require.NoError(t, err)
+		s.await(spec, func(st fleet.InstanceStatus) bool { return st.Power == power })
+	}
+	s.await(spec, healthy)
+	body, err := os.ReadFile(s.volume(volume.ID).path())
+	require.NoError(t, err)
+	require.Len(t, body, 32<<20)
+	require.Equal(t, "formatted", string(body[:9]))
+	require.Equal(t, "again", string(body[16:21]))
+	require.Equal(t, "used", string(body[128:132]))
+	_, err = s.Power(t.Context(), ref(spec), fleet.PowerOff)
+	require.NoError(t, err)
+	s.await(spec, isOff)
+	lines, err := s.instance(spec.ID).console().lastBoot()
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(lines, "\n"), "used", "the second boot sees what the first has written")
+	require.NoError(t, s.Delete(t.Context(), ref(spec)))
+	require.FileExists(t, s.volume(volume.ID).path())
+}
+
+func TestForeignGuestNeedsFirmware(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	volume := s.volumeSpec(32)
+	volume.Kernel = fleet.KernelDisk
+	_, err := s.EnsureVolume(t.Context(), volume)
+	require.NoError(t, err)
+	spec := s.spec("uefi")
+	spec.Kernel, spec.Volume = fleet.KernelDisk, &fleet.VolumeRef{ID: volume.ID}
+	firmware := filepath.Join(t.TempDir(), "OVMF.fd")
+	s.Provider.o.Firmware = []string{"/does/not/exist", firmware}
+	_, err = s.Ensure(t.Context(), spec)
+	require.Equal(t, fleet.KindUnavailable, fleet.KindOf(err))
+	require.ErrorContains(t, err, "apt-get install ovmf")
+	require.NoError(t, os.WriteFile(firmware, []byte("code"), 0o644))
+	s.ensure(spec)
+	s.await(spec, healthy)
+	_, err = s.Power(t.Context(), ref(spec), fleet.PowerOff)
+	require.NoError(t, err)
+	s.await(spec, isOff)
+	lines, err := s.instance(spec.ID).console().lastBoot()
+	require.NoError(t, err)
+	require.Regexp(t, `firmware [0-9]+`, strings.Join(lines, "\n"))
+}
+
+// Whatever such a guest writes to its console, it is not init that says it.
+func TestForeignGuestsWordsAreItsOwn(t *testing.T) {
+	t.Parallel()
+	status := unix.WaitStatus(0)
+	words := ending{shutdown: "guest-shutdown", status: &status, console: []string{guest.GoneLine + `{"event":"gone","reason":"stopped","code":7}`}}
+	require.Empty(t, words.exit().Reason)
+	words.foreign = true
+	require.Equal(t, fleet.ReasonProgramExited, words.exit().Reason)
+	require.Equal(t, -1, words.exit().Code)
 }
 
 func TestDiskArguments(t *testing.T) {
