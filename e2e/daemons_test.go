@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -45,6 +46,7 @@ type tenant struct {
 func TestDaemons(t *testing.T) {
 	t.Parallel()
 	all := os.Getenv("DORMOUSE_E2E_DAEMONS") == "all"
+	table := []string{"| daemon | version | memory | worked | after a restart |", "|---|---|---|---|---|"}
 	for _, d := range daemons() {
 		t.Run(d.name, func(t *testing.T) { // one after another: each boot takes a core
 			if !d.always && !all {
@@ -54,12 +56,13 @@ func TestDaemons(t *testing.T) {
 				_, err := exec.LookPath(program)
 				require.NoError(t, err, "there is no %s: apt-get install %s", program, d.from)
 			}
-			d.run(t, suite.Shared(t))
+			d.run(t, suite.Shared(t), &table)
 		})
 	}
+	t.Logf("\n%s", strings.Join(table, "\n"))
 }
 
-func (d daemon) run(t *testing.T, e *harness.Environment) {
+func (d daemon) run(t *testing.T, e *harness.Environment, table *[]string) {
 	pkg := upload(t, e, suite.Daemon(t, d.name)...)
 	args := []string{"create", d.name, "--owner", "carol", "--cluster", harness.Cluster, "--package", pkg, "--memory", d.memory, "--wait", "--timeout", "10m"}
 	if d.disk != "" {
@@ -80,7 +83,17 @@ func (d daemon) run(t *testing.T, e *harness.Environment) {
 	in = installation(t, e, "restart", d.name, "--wait", "--timeout", "10m")
 	require.Equal(t, "stable", in.State)
 	d.again(&tenant{t, e, in})
+	_, version, _ := strings.Cut(pkg, "@")
+	*table = append(*table, fmt.Sprintf("| %s | %s | %s | yes | %s |", d.name, version, d.memory, d.lasting()))
 	deleteAndLook(t, e, in)
+}
+
+// lasting is what a table says of a restart that went well.
+func (d daemon) lasting() string {
+	if d.disk != "" {
+		return "yes, with its data"
+	}
+	return "yes"
 }
 
 // address is where the guest's port is reached.

@@ -83,8 +83,9 @@ func openSimulator(c config, d *dataDir, log logrus.FieldLogger, changed func(fl
 }
 
 // openPlaces opens the image builder and the providers, and adopts the
-// machines that run. changed is told of every instance that something happened to.
-func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log logrus.FieldLogger, changed func(fleet.InstanceID)) (*places, error) {
+// machines that run. changed is told of every instance that something happened to,
+// spoke of those whose console has more.
+func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log logrus.FieldLogger, changed, spoke func(fleet.InstanceID)) (*places, error) {
 	p := &places{store: st, host: d.host, log: log}
 	var err error
 	if p.releases, err = releases.Open(releases.Options{Dir: filepath.Join(c.imageDir, "releases")}); err != nil {
@@ -117,7 +118,7 @@ func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log 
 		return p, err
 	}
 	p.kvm, err = kvm.New(ctx, kvm.Options{
-		DataDir: d.join("host"), HostID: d.host, Images: p.images, Network: p.network, Log: log, OnChange: changed,
+		DataDir: d.join("host"), HostID: d.host, Images: p.images, Network: p.network, Log: log, OnChange: changed, OnConsole: spoke,
 		Accel: c.accel, QEMU: c.qemu, Resume: true,
 	})
 	return p, err

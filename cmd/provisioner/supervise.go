@@ -15,14 +15,17 @@ import (
 const workChannel = "dormouse_work"
 
 func (s *server) openPlaces(ctx context.Context) (err error) {
+	spoke := func(id fleet.InstanceID) {
+		if s.signals.Load() != nil && ctx.Err() == nil { // else the end of all is being waited for
+			s.background.Go(func() { s.places.take(ctx, id) })
+		}
+	}
 	s.places, err = openPlaces(ctx, s.c, s.dir, s.stores.background(), s.log, func(id fleet.InstanceID) {
 		if e := s.signals.Load(); e != nil {
 			e.Signal(string(id))
-			if ctx.Err() == nil { // else the end of all is being waited for
-				s.background.Go(func() { s.places.take(ctx, id) })
-			}
+			spoke(id)
 		}
-	})
+	}, spoke)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -133,7 +134,24 @@ func (s *Suite) Daemon(t testing.TB, name string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(all.root, "examples", "daemons", name)
+	return overDebs(t, filepath.Join(all.root, "examples", "daemons", name))
+}
+
+// MariaDBOnNanos is Daemon for the package directory that examples/daemons/mariadb-nanos makes.
+func (s *Suite) MariaDBOnNanos(t testing.TB, password string) []string {
+	t.Helper()
+	return overDebs(t, s.made(t, "mariadb-nanos", func(all *tools, dir string) error {
+		cmd := exec.Command(filepath.Join(all.root, "examples", "daemons", "mariadb-nanos", "make-data.sh"), dir)
+		cmd.Env = append(os.Environ(), "MARIADB_ROOT_PASSWORD="+password)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("making MariaDB's data directory: %w\n%s", err, out)
+		}
+		return nil
+	}))
+}
+
+func overDebs(t testing.TB, dir string) []string {
+	t.Helper()
 	debs, err := os.ReadFile(filepath.Join(dir, "debs"))
 	if err != nil {
 		t.Fatal(err)

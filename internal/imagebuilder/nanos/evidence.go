@@ -73,15 +73,43 @@ func Evidence(log []byte) []string {
 			break
 		}
 		if len(found) >= maxEvidence {
-			break
+			return found
 		}
+	}
+	// Where memory runs out this is all that reaches the console (src/kernel/kernel.c),
+	// and the machine stands still.
+	if bytes.HasSuffix(bytes.TrimSpace(log), []byte("\nframe trace:")) {
+		found = append(found, "the kernel stopped without a word, as it does where memory runs out: give the machine more")
 	}
 	return found
 }
 
-// Evidence returns what the kernel's last words say: the exit code first.
+// kernelsOwn is a line that the kernel says, not the program: after the time since its
+// start, or of the trace of system calls.
+var kernelsOwn = regexp.MustCompile(`^\[\d+\.\d+\] |^\*\*\* signal |^exit status |^\[\d+\] [a-z0-9_]+\(`)
+
+// maxLastLines is how many of the program's last lines are told with its exit code:
+// programs often end with a whole sentence, broken over several lines.
+const maxLastLines = 4
+
+// Evidence returns what the kernel's last words say: the exit code first, with
+// the last lines that the program wrote.
 func (e Exit) Evidence() []string {
-	return append([]string{fmt.Sprintf("the program exited with %d", e.Code)}, Evidence(e.Log)...)
+	ended := fmt.Sprintf("the program exited with %d", e.Code)
+	log := e.Log[max(0, len(e.Log)-maxEvidenceLog):]
+	var last []string
+	for line := range bytes.Lines(log) {
+		if line = bytes.TrimSpace(line); len(line) == 0 || kernelsOwn.Match(line) {
+			continue
+		}
+		if last = append(last, printable(string(line))); len(last) > maxLastLines {
+			last = last[1:]
+		}
+	}
+	if len(last) > 0 {
+		ended += ": " + strings.Join(last, " / ")
+	}
+	return append([]string{ended}, Evidence(log)...)
 }
 
 // printable takes out what could do harm on a terminal.

@@ -47,6 +47,11 @@ func TestEvidence(t *testing.T) {
 	}
 	require.Len(t, Evidence(many.Bytes()), maxEvidence)
 	require.Equal(t, []string{"the program exited with 7", "the program was ended by signal 4"}, Exit{Code: 7, Log: []byte("*** signal 4 received by tid 2\n")}.Evidence())
+	require.Equal(t, []string{"the program exited with 1: first / no root [31m"}, Exit{Code: 1, Log: []byte("first\nno root \x1b[31m\r\n\n[0.5] en1: assigned 10.0.0.2\n[2] exit_group(1)\n")}.Evidence())
+	long := Exit{Log: bytes.Repeat(append(bytes.Repeat([]byte("x"), 1000), '\n'), 9)}.Evidence()[0]
+	require.Len(t, long, len("the program exited with 0: ")+maxLastLines*(maxEvidenceLen+3)-3)
+	require.Equal(t, []string{"the kernel stopped without a word, as it does where memory runs out: give the machine more"}, Evidence([]byte("[0.2] en1: assigned 10.0.0.2\n\nframe trace: \n")))
+	require.Empty(t, Evidence([]byte("a frame trace: of ours\n")))
 }
 
 var evidenceOf = map[string][]string{

@@ -33,7 +33,11 @@ type consoleLog struct {
 	mu sync.Mutex
 	// cut is the position at which the live file begins; kept is how many bytes before it are in old.
 	cut, kept int64
-	gone      chan struct{}
+	// told is the position that grew told of last; it tells again at next, gap later than before.
+	told int64
+	next time.Time
+	gap  time.Duration
+	gone chan struct{}
 }
 
 // newConsoleLog returns the log in dir, which may not exist yet.
@@ -61,7 +65,30 @@ func (c *consoleLog) open(marker string) (*os.File, error) {
 	if _, err := f.WriteString("\n" + markerPrefix + marker + "\n"); err != nil {
 		return nil, errors.Join(diskError("writing the console log", err), f.Close())
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gap, c.next = 0, time.Time{}
 	return f, nil
+}
+
+// Bounds on how often grew tells of one boot.
+const (
+	minGrewGap = 2 * time.Second
+	maxGrewGap = time.Hour
+)
+
+// grew tells whether there is more than when it last said so. It does in ever longer
+// intervals from the boot on: who reads the log then reads all of it.
+func (c *consoleLog) grew(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	info, err := os.Stat(c.live)
+	if err != nil || c.cut+info.Size() == c.told || now.Before(c.next) {
+		return false
+	}
+	c.gap = min(max(2*c.gap, minGrewGap), maxGrewGap)
+	c.told, c.next = c.cut+info.Size(), now.Add(c.gap)
+	return true
 }
 
 // bound moves the live file away when it has grown past half of what is kept.

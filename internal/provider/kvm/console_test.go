@@ -13,6 +13,33 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestConsoleTellsThatItGrewMoreAndMoreRarely(t *testing.T) {
+	t.Parallel()
+	c := newConsoleLog(t.TempDir(), 4096)
+	now := time.Unix(0, 0)
+	require.False(t, c.grew(now), "there is none")
+	f, err := c.open("1")
+	require.NoError(t, err)
+	require.True(t, c.grew(now))
+	require.False(t, c.grew(now.Add(time.Minute)), "nothing new")
+	told := 0
+	for range 24 * 3600 {
+		now = now.Add(time.Second)
+		_, err = f.WriteString("x")
+		require.NoError(t, err)
+		require.NoError(t, c.bound())
+		if c.grew(now) {
+			told++
+		}
+	}
+	require.Equal(t, 11+22, told, "after 2 s, 4 s and so on up to an hour, then every hour")
+	require.NoError(t, f.Close())
+	f, err = c.open("2")
+	require.NoError(t, err)
+	require.True(t, c.grew(now), "another boot")
+	require.NoError(t, f.Close())
+}
+
 func TestConsoleIsBounded(t *testing.T) {
 	t.Parallel()
 	c := newConsoleLog(t.TempDir(), 4096)

@@ -29,6 +29,8 @@ type instance struct {
 	vm *vm
 	// active tells whether there is one, without the lock.
 	active atomic.Bool
+	// served: the health check has been answered once.
+	served atomic.Bool
 	// resuming: New found it wanted on and is about to start it.
 	resuming bool
 	// restarts says when a silent guest whose program ended is started again; other

@@ -64,6 +64,9 @@ type Options struct {
 	// OnChange is called, from any goroutine and with nothing locked, when an
 	// instance became ready or healthy, lost its program, or ended. It must not block.
 	OnChange func(fleet.InstanceID)
+	// OnConsole is called like it while a machine runs and its console has grown, in ever longer
+	// intervals. nil is nobody.
+	OnConsole func(fleet.InstanceID)
 	// Accel is AccelAuto (also where empty), AccelKVM or AccelTCG.
 	Accel string
 	// QEMU is the program, by path or by name; DefaultQEMU where empty.
@@ -393,6 +396,9 @@ func (p *Provider) boundConsoles() {
 			}
 			if err := errors.Join(i.console().bound(), i.boundStderr()); err != nil {
 				p.log.WithField("instance", i.id).WithError(err).Warn("the console log could not be bounded")
+			}
+			if p.o.OnConsole != nil && i.console().grew(time.Now()) {
+				p.o.OnConsole(i.id)
 			}
 		}
 	}

@@ -82,20 +82,41 @@ func (p *Provider) forget(id fleet.InstanceID) error {
 	return p.instanceJournal.remove(string(id))
 }
 
-// BootLog returns the console of an instance's last boot, and what it is made of.
-// KindNotFound: this host has no such instance.
-func (p *Provider) BootLog(ctx context.Context, id fleet.InstanceID) (string, fleet.InstanceSpec, error) {
+// Boot is what is known of an instance's last boot.
+type Boot struct {
+	// Spec is what the instance is made of.
+	Spec fleet.InstanceSpec
+	// Log is its console, where the guest has no init of ours that tells what happens.
+	Log string
+	// Exit tells how it ended; nil while it runs.
+	Exit *fleet.Exit
+	// Served: the health check has been answered once since this process knows the
+	// instance, in this boot or before.
+	Served bool
+}
+
+// Boot returns the last boot of an instance. KindNotFound: this host has no such instance.
+func (p *Provider) Boot(ctx context.Context, id fleet.InstanceID) (_ Boot, err error) {
 	i := p.known(id)
 	if i == nil {
-		return "", fleet.InstanceSpec{}, errUnknown(id)
+		return Boot{}, errUnknown(id)
 	}
 	if err := i.lock(ctx); err != nil {
-		return "", fleet.InstanceSpec{}, err
+		return Boot{}, err
 	}
 	defer i.unlock()
 	if !i.exists() {
-		return "", fleet.InstanceSpec{}, errUnknown(id)
+		return Boot{}, errUnknown(id)
 	}
-	lines, err := i.console().lastBoot()
-	return strings.Join(lines, "\n"), *i.rec.Spec, err
+	b := Boot{Spec: *i.rec.Spec, Served: i.served.Load()}
+	if b.Spec.Kernel.Silent() {
+		var lines []string
+		lines, err = i.console().lastBoot()
+		b.Log = strings.Join(lines, "\n")
+	}
+	if i.vm == nil && i.rec.Exit != nil {
+		exit := *i.rec.Exit
+		b.Exit = &exit
+	}
+	return b, err
 }

@@ -269,6 +269,8 @@ func (v *vm) record(round int, err error) bool {
 	v.state, v.detail = fleet.HealthHealthy, ""
 	if err != nil {
 		v.state, v.detail = fleet.HealthUnhealthy, err.Error()
+	} else if v.health.Type != fleet.HealthNone && v.health.Type != "" {
+		v.i.served.Store(true)
 	}
 	return true
 }
