@@ -19,18 +19,22 @@ type unwatched struct{}
 
 func (unwatched) Changed(string) <-chan struct{} { return nil }
 
+// noImages is the name of a field that is not called as its method is.
+type noImages = api.Images
+
 // front is a control plane's HTTP.
 type front struct {
 	w      *world
 	server *httptest.Server
 }
 
-// api serves the API from a store; packages, consoles and secrets it has none.
+// api serves the API from a store; packages, images, kernels, consoles and secrets it has none.
 func (w *world) api(st *store.Store) *front {
 	w.t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	h, err := api.New(api.Options{Store: st, Packages: struct{ api.Packages }{}, Consoles: struct{ api.Consoles }{}, Watch: unwatched{},
+	h, err := api.New(api.Options{Store: st, Packages: struct{ api.Packages }{}, Images: struct{ noImages }{},
+		ImageContents: struct{ api.ImageContents }{}, Kernels: struct{ api.Kernels }{}, Tracer: struct{ api.Tracer }{}, Consoles: struct{ api.Consoles }{}, Watch: unwatched{},
 		Seal: struct{ api.Sealer }{}, Planner: struct{ api.Planner }{}, GatewayURL: func(name string) string { return "http://" + name }, Log: log})
 	require.NoError(w.t, err)
 	f := &front{w: w, server: httptest.NewServer(h)}
