@@ -31,6 +31,9 @@ func (b *Builder) ImportDisk(ctx context.Context, r io.Reader, o ImportOptions) 
 // format, and is kept in one.
 func layDisk(ctx context.Context, r io.Reader, path string, limits source.Limits) (string, error) {
 	upload, raw := filepath.Join(filepath.Dir(path), "upload"), filepath.Join(filepath.Dir(path), "raw")
+	if limits.Bytes <= 0 {
+		limits.Bytes = source.DefaultBytes
+	}
 	digest, err := spool(ctx, r, upload, limits.Bytes)
 	if err != nil {
 		return "", storageError("taking the disk", err)
@@ -49,9 +52,6 @@ func layDisk(ctx context.Context, r io.Reader, path string, limits source.Limits
 
 // spool writes what is read to a new file, at most limit bytes, and returns its SHA-256.
 func spool(ctx context.Context, r io.Reader, path string, limit int64) (_ string, err error) {
-	if limit <= 0 {
-		limit = source.DefaultBytes
-	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err

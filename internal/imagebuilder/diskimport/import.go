@@ -25,8 +25,12 @@ const (
 	OVA   Format = "ova"
 )
 
-// DefaultMaxBytes is how large a disk may be where Options does not say.
-const DefaultMaxBytes = 64 << 30
+// DefaultMaxBytes is how large a disk may be, and DefaultMaxDataBytes how much of
+// that no hole, where Options does not say.
+const (
+	DefaultMaxBytes     = 64 << 30
+	DefaultMaxDataBytes = 16 << 30
+)
 
 // Options say how a disk is imported.
 type Options struct {
@@ -35,6 +39,9 @@ type Options struct {
 	WorkDir string
 	// MaxBytes bounds the disk's size as its guest sees it; 0 is DefaultMaxBytes.
 	MaxBytes int64
+	// MaxDataBytes bounds what of that is no hole: a few MiB, packed, can be a full
+	// disk. 0 is DefaultMaxDataBytes.
+	MaxDataBytes int64
 }
 
 // Imported says what was imported.
@@ -52,6 +59,9 @@ type Imported struct {
 func Import(ctx context.Context, from, to string, o Options) (_ Imported, err error) {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
+	}
+	if o.MaxDataBytes == 0 {
+		o.MaxDataBytes = DefaultMaxDataBytes
 	}
 	if !filepath.IsAbs(from) || !filepath.IsAbs(to) || !filepath.IsAbs(o.WorkDir) {
 		return Imported{}, fmt.Errorf("importing a disk: %q, %q and %q must be absolute paths", from, to, o.WorkDir)
@@ -89,6 +99,13 @@ func Import(ctx context.Context, from, to string, o Options) (_ Imported, err er
 		if err := qemuimg.Check(ctx, source); err != nil {
 			return Imported{}, fmt.Errorf("importing a disk: %w", err)
 		}
+	}
+	data, err := qemuimg.DataBytes(ctx, source)
+	if err != nil {
+		return Imported{}, fmt.Errorf("importing a disk: %w", err)
+	}
+	if data > o.MaxDataBytes {
+		return Imported{}, invalid("it holds %d MiB of data, at most %d are taken: make it smaller, or free what is unused with `virt-sparsify` or `fstrim`", data>>20, o.MaxDataBytes>>20)
 	}
 	if err := qemuimg.Convert(ctx, source, "raw", to); err != nil {
 		return Imported{}, fmt.Errorf("importing a disk: %w", err)

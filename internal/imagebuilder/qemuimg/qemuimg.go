@@ -111,13 +111,38 @@ func Check(ctx context.Context, s Source) error {
 	return err
 }
 
+// DataBytes tells how many bytes of the disk are more than a hole, unpacked, with
+// some for the tables that lead to them: about what it takes on our disk. The
+// content is not read. It fails as Convert does.
+func DataBytes(ctx context.Context, s Source) (int64, error) {
+	name, err := s.name()
+	if err != nil {
+		return 0, err
+	}
+	out, err := output(ctx, "measure", "--output=json", "-O", "qcow2", name)
+	if err != nil {
+		return 0, err
+	}
+	var m struct{ Required int64 }
+	if err := json.Unmarshal([]byte(out), &m); err != nil {
+		return 0, fleet.Errorf(fleet.KindUnavailable, "reading what qemu-img says about the disk: %w", err)
+	}
+	return m.Required, nil
+}
+
 func run(ctx context.Context, args ...string) error {
+	_, err := output(ctx, args...)
+	return err
+}
+
+// output runs the tool and returns the beginning of what it says.
+func output(ctx context.Context, args ...string) (string, error) {
 	tool, err := exec.LookPath("qemu-img")
 	if err == nil {
 		tool, err = filepath.Abs(tool)
 	}
 	if err != nil {
-		return fleet.Errorf(fleet.KindUnavailable, "finding qemu-img, which `apt-get install qemu-utils` brings: %w", err)
+		return "", fleet.Errorf(fleet.KindUnavailable, "finding qemu-img, which `apt-get install qemu-utils` brings: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, tool, args...)
 	cmd.Env, cmd.Dir = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}, "/"
@@ -129,15 +154,15 @@ func run(ctx context.Context, args ...string) error {
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
-		return nil
+		return said.String(), nil
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return "", ctx.Err()
 	case strings.Contains(words, "No space left on device"), strings.Contains(words, "Disk quota exceeded"):
-		return fleet.Errorf(fleet.KindCapacity, "converting the disk: the disk is full, free some space in the data directory")
+		return "", fleet.Errorf(fleet.KindCapacity, "converting the disk: the disk is full, free some space in the data directory")
 	case errors.As(err, &exit) && exit.Exited():
-		return fleet.Errorf(fleet.KindInvalid, "qemu-img could not read the disk (%w): %s", err, words)
+		return "", fleet.Errorf(fleet.KindInvalid, "qemu-img could not read the disk (%w): %s", err, words)
 	}
-	return fleet.Errorf(fleet.KindUnavailable, "running qemu-img: %w: %s", err, words)
+	return "", fleet.Errorf(fleet.KindUnavailable, "running qemu-img: %w: %s", err, words)
 }
 
 // limited keeps the beginning of what a command says.
