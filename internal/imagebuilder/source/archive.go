@@ -205,7 +205,8 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
 	b.read += int64(n)
-	trailing := n - len(strings.TrimRight(string(p[max(0, n-1024):n]), "\x00")) - max(0, n-1024)
+	end := p[max(0, n-1024):n]
+	trailing := len(end) - len(bytes.TrimRight(end, "\x00"))
 	if trailing == min(n, 1024) {
 		b.zeros += int64(trailing)
 	} else {
