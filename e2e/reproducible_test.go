@@ -68,6 +68,33 @@ func TestReproducible(t *testing.T) {
 			})
 		}
 	}
+	t.Run("Disk", func(t *testing.T) { // its kernel is on it
+		args := []string{"--disk", write("boot.qcow2", bootDisk(t))}
+		first, second := built(t, one, args), built(t, two, args)
+		require.Equal(t, first, second)
+		require.NotEmpty(t, first.files)
+	})
+}
+
+// bootDisk is a qcow2 with a boot sector, some data and holes.
+func bootDisk(t *testing.T) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	raw := make([]byte, 16<<20)
+	copy(raw[446+4:], []byte{0x83}) // one partition (fdisk's table: type, first sector, length)
+	copy(raw[446+8:], []byte{0, 8, 0, 0, 0, 0x40, 0, 0})
+	copy(raw[510:], []byte{0x55, 0xaa})
+	copy(raw, []byte{0xeb, 0xfe})
+	for i := range 3 << 20 {
+		raw[5<<20+i] = byte(i >> 8)
+	}
+	from, to := filepath.Join(dir, "boot.raw"), filepath.Join(dir, "boot.qcow2")
+	require.NoError(t, os.WriteFile(from, raw, 0o600))
+	out, err := exec.Command("qemu-img", "convert", "-O", "qcow2", from, to).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	body, err := os.ReadFile(to)
+	require.NoError(t, err)
+	return body
 }
 
 func lower(s string) string {
