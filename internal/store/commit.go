@@ -41,9 +41,10 @@ type volumeRow struct {
 // commitSQL writes a batch of results, each fenced by its epoch, with all that
 // hangs on them. What is sent again because its answer was lost is written again,
 // and adds no second line to the history (a later revision than the result's says
-// so). The order of the arms is that of the lock order. coalesce keeps
-// the planner from reading the whole index of active operations, which looks
-// small to it until there is much work.
+// so). What was recalled waits no longer than a second: it may have been told so while
+// its step ran, and would hear of it only after the step's own wait. The order of the
+// arms is that of the lock order. coalesce keeps the planner from reading the whole
+// index of active operations, which looks small to it until there is much work.
 const commitSQL = `WITH r AS MATERIALIZED (
 	SELECT * FROM jsonb_to_recordset($1::jsonb) AS r (
 		operation_id text, epoch bigint, revision bigint, state text, step text, step_number int, steps_total int, done text, ran int, executor text,
@@ -58,7 +59,8 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		step_since = CASE WHEN r.step <> o.step OR r.done <> '' THEN dormouse_now() ELSE o.step_since END,
 		step_deadline_at = CASE WHEN r.state <> 'active' THEN NULL
 			WHEN r.deadline_ms > 0 THEN dormouse_now() + r.deadline_ms * interval '1 ms' ELSE o.step_deadline_at END,
-		executor = r.executor, due_at = dormouse_now() + r.due_ms * interval '1 ms',
+		executor = r.executor, due_at = dormouse_now() + interval '1 ms' *
+			CASE WHEN o.rollout ? 'recalled' AND NOT r.keep AND r.attempt = 0 THEN least(r.due_ms, 1000) ELSE r.due_ms END,
 		worker = CASE WHEN r.keep THEN o.worker ELSE '' END, attempt = r.attempt,
 		wait_reason = r.wait_reason, wait_detail = r.wait_detail, error_kind = r.error_kind,
 		fail_reason = r.fail_reason, error = r.error, observed = o.observed || coalesce(r.observed, '{}'),

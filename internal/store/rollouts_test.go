@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -180,6 +181,36 @@ func TestStaleDecisionIsNotWritten(t *testing.T) {
 	require.Equal(t, fleet.RolloutPaused, r.look(fleet.RolloutSeen{}).Rollout.State)
 	require.Equal(t, fleet.StateStable, r.installation("a").State)
 	require.Len(t, r.look(fleet.RolloutSeen{}).Joined, 1)
+}
+
+// A step that runs while its operation is recalled knows nothing of it, and waits
+// for what it waited for before: not for that long.
+func TestRecallReachesAStepThatRuns(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t, "a", "b")
+	m := r.begin("a", fleet.OperationUpdate)
+	due := func() string {
+		return r.text(t, "SELECT CASE WHEN due_at > dormouse_now() + interval '10 s' THEN 'late' ELSE 'soon' END FROM operation WHERE id = $1", m.OperationID)
+	}
+	wait := func() {
+		done := step(r.work(m), fleet.Changes{})
+		done.Keep, done.DueMillis, done.WaitReason = false, time.Hour.Milliseconds(), fleet.WaitHealthy
+		require.False(t, r.commit(done)[0].Stale)
+	}
+	wait()
+	require.Equal(t, "late", due())
+	r.sqlExec(t, "UPDATE operation SET due_at = dormouse_now() WHERE id = $1", m.OperationID)
+
+	running := r.work(m)
+	l := r.look(fleet.RolloutSeen{})
+	r.decide(fleet.RolloutChange{Rollout: l.Rollout, Before: l.Rollout.State, Recall: []fleet.OperationID{m.OperationID}})
+	kept := step(running, fleet.Changes{})
+	require.False(t, r.commit(kept)[0].Stale)
+	require.Equal(t, "late", due(), "a lease stays as long as it is")
+	done := kept
+	done.Keep, done.Revision, done.DueMillis, done.WaitReason = false, kept.Revision+1, time.Hour.Milliseconds(), fleet.WaitHealthy
+	require.False(t, r.commit(done)[0].Stale)
+	require.Equal(t, "soon", due())
 }
 
 func TestFailedMemberPinsTheRevisionBefore(t *testing.T) {
