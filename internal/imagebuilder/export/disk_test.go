@@ -129,8 +129,7 @@ func configOf(t *testing.T, disk string) guest.Config {
 	f, err := os.Open(disk)
 	require.NoError(t, err)
 	defer f.Close()
-	const config = (1 + 33 + 4) << 20 // behind the EFI system partition and the root
-	c, err := guest.DecodeConfig(io.NewSectionReader(f, config, 2<<20))
+	c, err := guest.DecodeConfig(io.NewSectionReader(f, startOf(t, disk, "dormouse-config"), 2<<20))
 	require.NoError(t, err)
 	return c
 }

@@ -144,7 +144,9 @@ func convert(ctx context.Context, disk string, size int64, format Format, work, 
 	switch format {
 	case QCOW2:
 		return qemuimg.Convert(ctx, from, "qcow2", out, "compat=1.1")
-	case VMDK, OVA:
+	case VMDK: // can be run as it is
+		return qemuimg.Convert(ctx, from, "vmdk", out, "subformat=monolithicSparse")
+	case OVA: // what importers take; nobody can write to it
 		return qemuimg.Convert(ctx, from, "vmdk", out, "subformat=streamOptimized")
 	case VHDX:
 		return qemuimg.Convert(ctx, from, "vhdx", out, "subformat=dynamic")

@@ -131,7 +131,7 @@ func readDescriptor(t *testing.T, path string) *descriptor {
 
 // args are what attaches the disk to QEMU: for an OVA, as its descriptor says.
 func (e exported) machine() machine {
-	m := machine{args: append(drive(e.driver, e.path), "-M", "q35", "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk")}
+	m := machine{args: append(writable(e.driver, e.path), "-M", "q35", "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk")}
 	if e.descriptor == nil {
 		return m
 	}

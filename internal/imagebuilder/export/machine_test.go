@@ -140,5 +140,10 @@ func freePort(t *testing.T) int {
 
 // drive is QEMU's name for a file that it does not write to.
 func drive(format, file string) []string {
-	return []string{"-snapshot", "-drive", fmt.Sprintf("if=none,id=disk,format=%s,file=%s", format, file)}
+	return append(writable(format, file), "-snapshot")
+}
+
+// writable is QEMU's name for a file that it writes to.
+func writable(format, file string) []string {
+	return []string{"-drive", fmt.Sprintf("if=none,id=disk,format=%s,file=%s", format, file)}
 }
