@@ -39,6 +39,10 @@ func TestOutageAnObserverCallsEverythingSickDuringARollout(t *testing.T) {
 			return len(g.strings(`SELECT name FROM rollout_member WHERE rollout_id = $1 AND bad_since IS NOT NULL`, id)) == 16
 		}, func() string { return "all look sick" })
 	}
+	g.eventually(func() bool { // a look that was under way at the last shift knows the time before it
+		look()
+		return len(g.strings(`SELECT id FROM operation WHERE resource_id = $1 AND wait_reason = $2`, id, fleet.WaitObserver)) == 1
+	}, func() string { return "the observer is waited for" })
 	g.explains("rollouts/"+string(id), explained{waiting: fleet.WaitObserver, summary: "the observer or the platform is in doubt", advice: "the release is not held responsible"})
 	v, err := g.store.Rollout(g.ctx, id)
 	require.NoError(t, err)

@@ -163,9 +163,10 @@ func requestedStates() (requested, begun []string) {
 	return requested, begun
 }
 
+// extendSQL has coalesce for the reason that commitSQL has.
 const extendSQL = `UPDATE operation SET due_at = dormouse_now() + $3 * interval '1 ms'
 FROM unnest($1::text[], $2::bigint[]) AS held (id, epoch)
-WHERE operation.id = held.id AND operation.epoch = held.epoch AND operation.state = 'active'
+WHERE operation.id = held.id AND operation.epoch = held.epoch AND coalesce(operation.state) = 'active'
 RETURNING operation.id`
 
 // Extend moves the end of the leases, and returns the operations still held;
