@@ -110,6 +110,8 @@ func TestOutageTheEngineHasNoConnection(t *testing.T) {
 	w := newWorld(t)
 	front, enginePool := w.api(w.pool("api", 3)), w.pool("engine", 3)
 	e := w.start(setup{store: func(engine.Store) engine.Store { return enginePool }})
+	first := w.newCase(scenario{name: "first", end: "stable"})
+	w.finished(first.create(nil, "web")) // the engine has begun
 	held, release := make(chan struct{}), make(chan struct{})
 	var holding sync.WaitGroup
 	for range 2 {
@@ -134,5 +136,6 @@ func TestOutageTheEngineHasNoConnection(t *testing.T) {
 	holding.Wait()
 	w.finished(op)
 	e.stop()
+	first.verify()
 	c.verify()
 }
