@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,7 +34,7 @@ func openDataDir(path string) (*dataDir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the data directory: %w", explainDisk(path, err))
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockSoon(lock); err != nil {
 		pid, _ := os.ReadFile(lock.Name())
 		_ = lock.Close()
 		return nil, fleet.Errorf(fleet.KindConflict, "another provisioner (process %s) uses %s: stop it, or name another --data-dir",
@@ -45,6 +46,19 @@ func openDataDir(path string) (*dataDir, error) {
 		return nil, explainDisk(path, err)
 	}
 	return d, nil
+}
+
+// lockPatience is how long a lock is waited for: when a process is killed while it
+// starts another one, that one has the lock too for the moment until its own program begins.
+const lockPatience = 2 * time.Second
+
+func lockSoon(f *os.File) error {
+	for end := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 100) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 func (d *dataDir) begin() error {
