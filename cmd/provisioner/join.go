@@ -131,8 +131,7 @@ func (h *hub) committed(ids []fleet.OperationID) {
 type routes struct{ store *store.Store }
 
 func (r routes) Route(ctx context.Context, name string) (gateway.Route, error) {
-	got, err := r.store.Route(ctx, name)
-	return gateway.Route(got), err
+	return r.store.Route(ctx, name)
 }
 
 // gatewayMetrics counts what the gateway does.

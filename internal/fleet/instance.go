@@ -124,6 +124,16 @@ type InstanceStatus struct {
 	CreatedAt time.Time
 	// Again is when the provider thinks that a look is worth while; 0 is unknown.
 	Again time.Duration
+	// Asleep: it is off because it was suspended, and a visit may wake it.
+	Asleep bool
+	// Saved is what is kept of its memory while it sleeps; nil of a machine that does not.
+	Saved *Saved
+	// Start is how the machine that runs came to run, and ColdReason why it was
+	// booted although its memory had been saved; empty else.
+	Start      Start
+	ColdReason string
+	// Woken: a visit has woken it, of which whoever asks by epoch has not heard yet.
+	Woken bool
 }
 
 // Endpoint is where one port of an instance is reached.

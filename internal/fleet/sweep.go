@@ -39,14 +39,33 @@ type ExpectedVolume struct {
 
 // Route is where the gateway finds an installation.
 type Route struct {
-	InstallationID InstallationID
-	Name           string
-	State          State
+	InstallationID InstallationID `json:"installation_id"`
+	Name           string         `json:"name"`
+	// DNSNames are the names besides NAME.DOMAIN under which it is reached, in lower case.
+	DNSNames []string `json:"dns_names,omitempty"`
+	State    State    `json:"state"`
+	// InstanceID is the instance that serves, or the one that sleeps; HostID is
+	// where it is. Empty where there is neither.
+	InstanceID InstanceID `json:"instance_id,omitempty"`
+	ClusterID  ClusterID  `json:"cluster_id,omitempty"`
+	HostID     HostID     `json:"host_id,omitempty"`
 	// Address is host:port of the serving instance's first HTTP port, or else of
 	// its first port; empty while nothing serves.
-	Address string
+	Address string `json:"address,omitempty"`
 	// Moving: nothing serves because it is being moved to another host.
-	Moving bool
+	Moving bool `json:"moving,omitempty"`
+	// Ports are those that are reached by a port of the gateway's own.
+	Ports []RoutePort `json:"ports,omitempty"`
+	Wake  WakeRules   `json:"wake,omitzero"`
+}
+
+// RoutePort is a TCP port of the gateway that leads to a port of an installation.
+type RoutePort struct {
+	// Gateway is the gateway's port, Port the guest's.
+	Gateway int `json:"gateway"`
+	Port    int `json:"port"`
+	// Address is host:port of the serving instance; empty while nothing serves.
+	Address string `json:"address,omitempty"`
 }
 
 // FirstEndpoint returns where the gateway's URL leads: the first HTTP port, or

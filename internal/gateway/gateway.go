@@ -21,16 +21,7 @@ import (
 const DefaultDomain = "localhost"
 
 // Route is where an installation is.
-type Route struct {
-	InstallationID fleet.InstallationID
-	Name           string
-	State          fleet.State
-	// Address is host:port of the serving instance's first HTTP port; empty
-	// where there is none.
-	Address string
-	// Moving: there is none because it is being moved to another host.
-	Moving bool
-}
+type Route = fleet.Route
 
 // Routes finds installations by name.
 type Routes interface {

@@ -48,6 +48,17 @@ type Cloner interface {
 	Clone(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error)
 }
 
+// Suspender is what a provider that lets machines sleep can do besides.
+type Suspender interface {
+	// Suspend puts a running instance to sleep and returns once it sleeps: off,
+	// Asleep, with Saved. The machine that runs is not ended before what was saved
+	// has been read back; where that fails it runs on, and the error has
+	// ReasonNotSaved. Until then the end of ctx calls it off, and the machine runs on.
+	// An instance that sleeps already does so. Power and Delete end a sleep;
+	// Power to on wakes, by the saved memory if it fits, else by a boot.
+	Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (fleet.InstanceStatus, error)
+}
+
 // Images builds images; one that exists costs nothing.
 type Images interface {
 	Ensure(ctx context.Context, pkg fleet.Package) (fleet.ImageID, error)
