@@ -37,8 +37,10 @@ func (t target) leadsTo(action string) bool {
 // firstOf is the first step that an operation of a kind runs.
 func firstOf(kind string) target {
 	switch kind {
-	case "restart", "hibernate":
+	case "restart":
 		return target{kind, "stop-instance"}
+	case "hibernate":
+		return target{kind, "suspend-instance"}
 	case "delete":
 		return target{kind, "delete-instances"}
 	}
@@ -54,7 +56,7 @@ func targets() []target {
 		"update":    "prepare stop-instance ensure-volume start-instance await-healthy delete-predecessor delete-successor start-predecessor await-predecessor",
 		"wake":      "prepare start-instance await-healthy",
 		"restart":   "stop-instance start-instance await-healthy",
-		"hibernate": "stop-instance release-memory",
+		"hibernate": "suspend-instance release-memory",
 		"delete":    "delete-instances delete-volume release",
 	} {
 		for _, step := range strings.Fields(steps) {

@@ -84,3 +84,13 @@ func KindOf(err error) ErrorKind {
 	}
 	return KindInternal
 }
+
+// ReasonOf returns the reason of the first Error in err's chain; empty where it
+// has none, for any other error, and for nil.
+func ReasonOf(err error) Reason {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Reason
+	}
+	return ""
+}

@@ -27,6 +27,9 @@ type Saved struct {
 type SuspendOptions struct {
 	// Mode is SuspendMemory (also where empty) or SuspendCold.
 	Mode SuspendMode
+	// Idle: nobody asked for it but the idle policy, so that whoever comes, and what is
+	// in flight, goes before it: KindConflict with ReasonVisited.
+	Idle bool
 }
 
 // SuspendMode says what of a machine outlives its sleep.
@@ -64,6 +67,8 @@ const (
 	ReasonVisited Reason = "visited"
 	// ReasonNotSaved: the memory could not be saved, and the machine runs on.
 	ReasonNotSaved Reason = "not-saved"
+	// ReasonCannotSleep: the provider can't let this machine sleep; it can be stopped.
+	ReasonCannotSleep Reason = "cannot-sleep"
 	// WaitSaving: the machine's memory is being saved.
 	WaitSaving Reason = "saving-memory"
 )

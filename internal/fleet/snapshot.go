@@ -113,7 +113,7 @@ type Changes struct {
 	// succeeds with this outcome; empty is the kind's DoneState.
 	End State
 	// Releases of the installation, where they change; a pointer to "" clears.
-	Verified, Running *PackageID
+	Verified, Running, Saved *PackageID
 	// Observed is merged into the operation's.
 	Observed map[string]string
 	// Check is what the check of a cluster found, and Settings what it passed with, where they change.
@@ -233,6 +233,9 @@ func (s *Snapshot) Apply(c Changes) {
 		}
 		if c.Running != nil {
 			s.Installation.RunningPackageID = *c.Running
+		}
+		if c.Saved != nil {
+			s.Installation.SavedPackageID = *c.Saved
 		}
 	}
 	if len(c.Observed) > 0 {

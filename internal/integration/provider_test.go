@@ -98,6 +98,20 @@ func (p *provider) Ensure(ctx context.Context, spec fleet.InstanceSpec) (fleet.I
 	return p.boot(st), err
 }
 
+func (p *provider) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (fleet.InstanceStatus, error) {
+	told := p.gate.pass()
+	st, err := p.Provider.Suspend(context.WithoutCancel(ctx), ref, o)
+	told(err)
+	return p.boot(st), err
+}
+
+func (p *provider) EndSleep(ctx context.Context, ref fleet.InstanceRef) (fleet.InstanceStatus, error) {
+	told := p.gate.pass()
+	st, err := p.Provider.EndSleep(context.WithoutCancel(ctx), ref)
+	told(err)
+	return st, err
+}
+
 func (p *provider) Clone(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error) {
 	told := p.gate.pass()
 	if spec.Env["SICK"] != "" {

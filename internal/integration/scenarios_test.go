@@ -165,6 +165,16 @@ func after(steps ...doing) func(*kase) { return func(c *kase) { c.do(steps...) }
 
 var asleep = asked(fleet.OperationHibernate, nil, "hibernating")
 
+// eachMachine does something to the installation's machines behind everybody's back.
+func (c *kase) eachMachine(do func(fleet.InstanceRef) error) {
+	cluster := fleet.ClusterID(c.strings(`SELECT cluster_id FROM installation WHERE id = $1`, c.id)[0])
+	for _, st := range c.simInstances(cluster) {
+		if string(st.InstallationID) == c.id {
+			require.NoError(c.t, do(fleet.InstanceRef{ID: st.ID, ClusterID: cluster, Epoch: st.Epoch}))
+		}
+	}
+}
+
 // scenarios are the ways through all workflows; together they reach every step.
 func scenarios() []scenario {
 	serves := func(key, value string, memory int) func(*kase) {
@@ -238,6 +248,16 @@ func scenarios() []scenario {
 			begin:  asking(fleet.OperationRestart, nil), check: serves("A", "", 128)},
 		{name: "hibernate", kind: fleet.OperationHibernate, end: "hibernating",
 			before: after(created("web")), begin: asking(fleet.OperationHibernate, nil), check: func(c *kase) { c.hasVolume(100) }},
+		// Nothing sleeps there: it is stopped.
+		{name: "hibernate-stopped", kind: fleet.OperationHibernate, end: "hibernating",
+			before: func(c *kase) {
+				c.do(created("web"))
+				view, err := c.store.Cluster(c.ctx, clusterName)
+				require.NoError(c.t, err)
+				view.Settings["sleep"] = "false"
+				require.NoError(c.t, c.sim.Configure(view.Cluster))
+			},
+			begin: asking(fleet.OperationHibernate, nil), check: func(c *kase) { c.hasVolume(100) }},
 		{name: "wake", kind: fleet.OperationWake, end: "stable",
 			before: after(created("web"), asleep), begin: asking(fleet.OperationWake, nil), check: serves("A", "", 128)},
 		{name: "wake-changed", kind: fleet.OperationWake, end: "stable",
@@ -250,14 +270,11 @@ func scenarios() []scenario {
 		// found the instance on by its row, and started nothing.
 		{name: "wake-stopped", kind: fleet.OperationWake, end: "stable",
 			before: func(c *kase) {
-				c.do(created("web"), failing("stop-instance", asked(fleet.OperationHibernate, nil, "hibernation-failed")))
-				cluster := fleet.ClusterID(c.strings(`SELECT cluster_id FROM installation WHERE id = $1`, c.id)[0])
-				for _, st := range c.simInstances(cluster) {
-					if string(st.InstallationID) == c.id {
-						_, err := c.sim.Power(c.ctx, fleet.InstanceRef{ID: st.ID, ClusterID: cluster, Epoch: st.Epoch}, fleet.PowerOff)
-						require.NoError(c.t, err)
-					}
-				}
+				c.do(created("web"), failing("suspend-instance", asked(fleet.OperationHibernate, nil, "hibernation-failed")))
+				c.eachMachine(func(ref fleet.InstanceRef) error {
+					_, err := c.sim.Power(c.ctx, ref, fleet.PowerOff)
+					return err
+				})
 			},
 			begin: asking(fleet.OperationWake, nil), check: serves("A", "", 128)},
 		// The predecessor of an instance that a failed wake had made was never deleted.

@@ -77,6 +77,8 @@ type provider interface {
 	Clone(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error)
 	Observe(ctx context.Context, ref fleet.InstanceRef) (fleet.InstanceStatus, error)
 	Power(ctx context.Context, ref fleet.InstanceRef, want fleet.Power) (fleet.InstanceStatus, error)
+	Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (fleet.InstanceStatus, error)
+	EndSleep(ctx context.Context, ref fleet.InstanceRef) (fleet.InstanceStatus, error)
 	Delete(ctx context.Context, ref fleet.InstanceRef) error
 	List(ctx context.Context, cluster fleet.ClusterID, after string) (page []fleet.InstanceStatus, next string, err error)
 	EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fleet.VolumeStatus, error)
@@ -120,6 +122,22 @@ func (g gatedProvider) Power(ctx context.Context, ref fleet.InstanceRef, want fl
 	}
 	err = g.call(ctx, kind, string(ref.ID), func(ctx context.Context, p provider) (err error) {
 		st, err = p.Power(ctx, ref, want)
+		return err
+	})
+	return st, err
+}
+
+func (g gatedProvider) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (st fleet.InstanceStatus, err error) {
+	err = g.call(ctx, sim.CallSuspend, string(ref.ID), func(ctx context.Context, p provider) (err error) {
+		st, err = p.Suspend(ctx, ref, o)
+		return err
+	})
+	return st, err
+}
+
+func (g gatedProvider) EndSleep(ctx context.Context, ref fleet.InstanceRef) (st fleet.InstanceStatus, err error) {
+	err = g.call(ctx, sim.CallEndSleep, string(ref.ID), func(ctx context.Context, p provider) (err error) {
+		st, err = p.EndSleep(ctx, ref)
 		return err
 	})
 	return st, err

@@ -17,6 +17,7 @@ type commitRow struct {
 	fleet.Result
 	Verified       *fleet.PackageID  `json:"verified,omitempty"`
 	Running        *fleet.PackageID  `json:"running,omitempty"`
+	Saved          *fleet.PackageID  `json:"saved,omitempty"`
 	Observed       map[string]string `json:"observed,omitempty"`
 	ReleaseAddress bool              `json:"release_address"`
 	HeldHost       *fleet.HostID     `json:"held_host,omitempty"`
@@ -50,7 +51,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		operation_id text, epoch bigint, revision bigint, state text, step text, step_number int, steps_total int, done text, ran int, executor text,
 		due_ms bigint, keep boolean, deadline_ms bigint, attempt int, wait_reason text, wait_detail text, error_kind text,
 		fail_reason text, error text, from_state text, to_state text, to_reason text, to_detail text, generation bigint,
-		follow jsonb, verified text, running text, observed jsonb, release_address boolean,
+		follow jsonb, verified text, running text, saved text, observed jsonb, release_address boolean,
 		held_host text, held_memory_mib bigint, held_disk_mib bigint, touch boolean)
 ), moved AS (
 	UPDATE operation o SET state = r.state, step = r.step, step_number = r.step_number, steps_total = r.steps_total,
@@ -87,6 +88,7 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		state_detail = CASE WHEN m.to_state = '' THEN i.state_detail WHEN n.id IS NOT NULL THEN '' ELSE m.to_detail END,
 		verified_package_id = coalesce(m.verified, i.verified_package_id),
 		running_package_id = coalesce(m.running, i.running_package_id),
+		saved_package_id = coalesce(m.saved, i.saved_package_id),
 		hibernated = CASE m.to_state WHEN 'hibernating' THEN true WHEN 'stable' THEN false ELSE i.hibernated END,
 		held_host_id = coalesce(m.held_host, i.held_host_id),
 		held_memory_mib = CASE WHEN m.held_host IS NULL THEN i.held_memory_mib ELSE m.held_memory_mib END,
@@ -144,7 +146,7 @@ FROM moved m LEFT JOIN followed n ON n.resource_id = m.resource_id AND n.state =
 // be locked before the operation's.
 func touches(r fleet.Result) bool {
 	c := r.Changes
-	return r.To != "" || r.State != fleet.OperationActive || c.Verified != nil || c.Running != nil || c.Hold != nil || c.Pin != nil || reserves(c)
+	return r.To != "" || r.State != fleet.OperationActive || c.Verified != nil || c.Running != nil || c.Saved != nil || c.Hold != nil || c.Pin != nil || reserves(c)
 }
 
 const lockInstallationsSQL = `SELECT id FROM installation WHERE id = ANY ($1) ORDER BY id FOR UPDATE`
@@ -233,7 +235,7 @@ func (t *Tx) commit(ctx context.Context, results []fleet.Result) ([]fleet.Commit
 			return nil, err
 		}
 		c := r.Changes
-		row := commitRow{Result: *r, Verified: c.Verified, Running: c.Running, Observed: c.Observed,
+		row := commitRow{Result: *r, Verified: c.Verified, Running: c.Running, Saved: c.Saved, Observed: c.Observed,
 			ReleaseAddress: c.ReleaseAddress, Touch: r.InstallationID != "" && touches(*r)}
 		if c.Hold != nil {
 			row.HeldHost, row.HeldMemoryMiB, row.HeldDiskMiB = &c.Hold.HostID, c.Hold.MemoryMiB, c.Hold.DiskMiB

@@ -113,8 +113,10 @@ func (o *call) change(in *instance, target fleet.Power) (fleet.InstanceStatus, e
 	rec := in.record
 	rec.Epoch = o.epoch
 	effect := EffectEpoch
-	if in.wanted() != target {
-		if err := o.turn(&rec, target); err != nil {
+	if in.wanted() != target || in.Asleep != "" {
+		if in.wanted() == target {
+			rec.Asleep = "" // it is off for good, until somebody switches it on
+		} else if err := o.turn(&rec, target); err != nil {
 			return fleet.InstanceStatus{}, err
 		}
 		effect = EffectPowered
@@ -141,7 +143,9 @@ func (o *call) turn(rec *record, target fleet.Power) error {
 		}
 		rec.Boots++
 		rec.Exit = nil
+		rec.Resumed = rec.Asleep == fleet.TierWarm
 	}
+	rec.Asleep = ""
 	// Drawn by the number of the boot, which outlives this process.
 	drawn := func(what string) float64 { return draw(o.config.Seed, what, kind, o.object, rec.Boots) }
 	now := o.now()
@@ -241,14 +245,23 @@ func (p *Provider) Power(ctx context.Context, ref fleet.InstanceRef, target flee
 }
 
 func (o *call) power(id fleet.InstanceID, target fleet.Power) (fleet.InstanceStatus, error) {
-	if err := o.fence(o.graves[graveKey{id: string(id)}].Epoch); err != nil {
-		return fleet.InstanceStatus{}, err
-	}
-	in, err := o.find(id)
+	in, err := o.admit(id)
 	if err != nil {
 		return fleet.InstanceStatus{}, err
 	}
 	return o.change(in, target)
+}
+
+// admit finds an instance, and refuses an epoch lower than seen.
+func (o *call) admit(id fleet.InstanceID) (*instance, error) {
+	if err := o.fence(o.graves[graveKey{id: string(id)}].Epoch); err != nil {
+		return nil, err
+	}
+	in, err := o.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return in, o.fence(in.Epoch)
 }
 
 // Delete implements the provider. It is idempotent, and leaves a tombstone with

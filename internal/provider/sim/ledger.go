@@ -18,6 +18,8 @@ const (
 	CallObserve      Call = "observe"
 	CallPowerOn      Call = "power-on"
 	CallPowerOff     Call = "power-off"
+	CallSuspend      Call = "suspend"
+	CallEndSleep     Call = "end-sleep"
 	CallDelete       Call = "delete"
 	CallList         Call = "list"
 	CallCheck        Call = "check"

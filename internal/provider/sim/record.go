@@ -49,6 +49,11 @@ type record struct {
 	Health       fleet.HealthState `json:"health"`
 	HealthDetail string            `json:"health_detail,omitempty"`
 	Exit         *fleet.Exit       `json:"exit,omitempty"`
+	// Asleep is how much is kept of an instance that was suspended, from the
+	// moment that it was asked for; empty of one that is not asleep. Resumed: it was
+	// not booted, the last time that it came on.
+	Asleep  fleet.SleepTier `json:"asleep,omitempty"`
+	Resumed bool            `json:"resumed,omitempty"`
 }
 
 // volumeRecord is what is kept of a volume.
@@ -120,6 +125,14 @@ func (r *record) status(now time.Time) fleet.InstanceStatus {
 		exit := *r.Exit
 		st.Exit = &exit
 	}
+	switch {
+	case r.Power == fleet.PowerOff && r.Asleep != "":
+		st.Asleep, st.Saved = true, &fleet.Saved{Tier: r.Asleep, At: time.UnixMicro(r.OffAt).UTC()}
+	case r.Power == fleet.PowerOn && r.Resumed:
+		st.Start = fleet.StartResumed
+	case r.Power == fleet.PowerOn:
+		st.Start = fleet.StartBooted
+	}
 	if r.Power == fleet.PowerPending {
 		st.Again = max(r.DueAt.Sub(now), time.Millisecond)
 	}
@@ -173,6 +186,9 @@ func (r *record) end(now time.Time, exit fleet.Exit) {
 	r.Power, r.Target, r.DueAt, r.BadEnd, r.Crash = fleet.PowerOff, "", time.Time{}, false, false
 	r.Health, r.HealthDetail = fleet.HealthUnknown, ""
 	r.OffAt = now.UnixMicro()
+	if exit.Reason != "" {
+		r.Asleep = ""
+	}
 	r.Exit = &exit
 }
 

@@ -24,8 +24,8 @@ type Settings struct {
 	Latency, BootTime, StopTime Span
 	// BackgroundTime is how long a background failure lasts, an hour at the most.
 	BackgroundTime Span
-	// Clones tells whether Clone works.
-	Clones bool
+	// Clones and Sleep tell whether Clone and Suspend work.
+	Clones, Sleep bool
 	// Faults are the probabilities, by fault.
 	Faults map[Fault]float64
 	// RetryAfter is what a throttled call says.
@@ -108,6 +108,7 @@ func Keys() []string {
 		"throttle_retry_after (duration, default 1s)",
 		"background_time (of a background failure: as latency, default 5m, at most 1h)",
 		"clones (true or false, default true)",
+		"sleep (true or false, default true)",
 		"seed (integer, default 0)",
 	}
 	for _, f := range Faults() {
@@ -120,7 +121,7 @@ func Keys() []string {
 // of KindInvalid for each bad key, whose Field is "settings." and the key.
 func ParseSettings(values map[string]string) (Settings, error) {
 	s := Settings{
-		Hosts: 1, MemoryMiB: defaultHostMiB, DiskMiB: defaultHostMiB, RetryAfter: defaultRetryAfter, Clones: true,
+		Hosts: 1, MemoryMiB: defaultHostMiB, DiskMiB: defaultHostMiB, RetryAfter: defaultRetryAfter, Clones: true, Sleep: true,
 		BackgroundTime: Span{Min: defaultBackground, Max: defaultBackground}, Faults: map[Fault]float64{},
 	}
 	var bad []error
@@ -151,6 +152,10 @@ func (s *Settings) set(key, value string) (err error) {
 	case "background_time":
 		if s.BackgroundTime, err = ParseSpan(value); err == nil && s.BackgroundTime.Zero() {
 			err = errors.New("want more than no time at all")
+		}
+	case "sleep":
+		if s.Sleep, err = strconv.ParseBool(value); err != nil {
+			err = errors.New("want true or false")
 		}
 	case "clones":
 		if s.Clones, err = strconv.ParseBool(value); err != nil {

@@ -18,11 +18,12 @@ func TestParseSettings(t *testing.T) {
 	require.Equal(t, int64(64<<20), s.MemoryMiB)
 	require.True(t, s.Latency.Zero())
 	require.True(t, s.Clones)
+	require.True(t, s.Sleep)
 
 	s, err = sim.ParseSettings(map[string]string{
 		"hosts": "4", "memory_mib": "1024", "disk_mib": "2048", "latency": "p50=20ms,p99=200ms", "boot_time": "1s..3s", "stop_time": "5ms",
 		"fault.lost_answer": "0.5", "fault.capacity": "0", "seed": "-9", "throttle_retry_after": "2s",
-		"background_time": "1m", "clones": "false",
+		"background_time": "1m", "clones": "false", "sleep": "false",
 	})
 	require.NoError(t, err)
 	require.Equal(t, sim.Settings{
@@ -34,7 +35,7 @@ func TestParseSettings(t *testing.T) {
 
 		BackgroundTime: sim.Span{Min: time.Minute, Max: time.Minute},
 	}, s)
-	require.Len(t, sim.Keys(), 10+len(sim.Faults()))
+	require.Len(t, sim.Keys(), 11+len(sim.Faults()))
 }
 
 func TestBadSettings(t *testing.T) {
@@ -43,7 +44,7 @@ func TestBadSettings(t *testing.T) {
 	for key, value := range map[string]string{
 		"hosts": "0", "memory_mib": "-1", "disk_mib": "a lot", "latency": "50ms..10ms", "boot_time": "p50=1s", "stop_time": "-1s",
 		"fault.lost_answer": "1.5", "fault.error_before": "NaN", "fault.gremlins": "0.1", "fault.": "1", "seed": "pi", "colour": "red",
-		"throttle_retry_after": "2", "background_time": "0s", "clones": "maybe",
+		"throttle_retry_after": "2", "background_time": "0s", "clones": "maybe", "sleep": "well",
 	} {
 		t.Run(key, func(t *testing.T) {
 			t.Parallel()

@@ -56,7 +56,12 @@ type Suspender interface {
 	// ReasonNotSaved. Until then the end of ctx calls it off, and the machine runs on.
 	// An instance that sleeps already does so. Power and Delete end a sleep;
 	// Power to on wakes, by the saved memory if it fits, else by a boot.
+	// KindPermanent with ReasonCannotSleep says that this one can only be stopped.
 	Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (fleet.InstanceStatus, error)
+	// EndSleep makes a sleeper an instance that is off: what was saved of it is
+	// dropped, and no visit wakes it any more. Nothing where it is off already;
+	// KindConflict with ReasonVisited where it runs, because a visit was quicker.
+	EndSleep(ctx context.Context, ref fleet.InstanceRef) (fleet.InstanceStatus, error)
 }
 
 // Images builds images; one that exists costs nothing.

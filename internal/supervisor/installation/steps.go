@@ -53,17 +53,7 @@ func (w *workflows) stop(ctx context.Context, s *fleet.Snapshot, but fleet.Insta
 	if err == nil && st.Power != fleet.PowerOff {
 		return fleet.Wait(again(st), fleet.WaitStopped, "the instance is shutting down"), nil
 	}
-	off := *i
-	off.Power, off.Serving, off.Endpoints = fleet.PowerOff, false, nil
-	if st.Exit != nil {
-		off.Exit = st.Exit
-	}
-	c := fleet.Changes{Instances: []fleet.Instance{off}}
-	if v := s.Volume; v != nil && v.AttachedInstanceID == i.ID {
-		detached := *v
-		detached.AttachedInstanceID = ""
-		c.Volume = &detached
-	}
+	c := switchedOff(s, *i, st)
 	after := *s
 	after.Apply(c)
 	if firstOn(&after, but) != nil {
@@ -207,7 +197,8 @@ func (w *workflows) serve(s *fleet.Snapshot, i fleet.Instance, st fleet.Instance
 
 // settle writes what the end of bringing up an instance changes on its installation.
 func settle(s *fleet.Snapshot, i fleet.Instance, c *fleet.Changes) {
-	c.Verified, c.Running = &i.Spec.PackageID, &i.Spec.PackageID
+	none := fleet.PackageID("")
+	c.Verified, c.Running, c.Saved = &i.Spec.PackageID, &i.Spec.PackageID, &none
 	c.Reserve = dropReserved(s)
 	hold := fleet.Hold{HostID: i.HostID, MemoryMiB: int64(i.Spec.MemoryMiB), DiskMiB: s.Installation.HeldDiskMiB}
 	if hold.MemoryMiB != s.Installation.HeldMemoryMiB || hold.HostID != s.Installation.HeldHostID {
@@ -324,5 +315,5 @@ func (w *workflows) deleteVolume(ctx context.Context, s *fleet.Snapshot) (fleet.
 // release gives capacity and address back: the last step of a deletion.
 func (w *workflows) release(_ context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
 	none := fleet.PackageID("")
-	return fleet.Advance(fleet.Changes{Running: &none, Verified: &none, Hold: &fleet.Hold{}, Reserve: dropReserved(s), ReleaseAddress: true}), nil
+	return fleet.Advance(fleet.Changes{Running: &none, Verified: &none, Saved: &none, Hold: &fleet.Hold{}, Reserve: dropReserved(s), ReleaseAddress: true}), nil
 }

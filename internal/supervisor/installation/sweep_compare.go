@@ -89,7 +89,7 @@ func (p *pass) drift(row fleet.ExpectedInstance) {
 	if !p.resting(row) || row.State.Transient() || wantedOn(row) {
 		return
 	}
-	if st, listed := p.listed[row.ID]; listed && st.Power == fleet.PowerOn && row.Power == fleet.PowerOff {
+	if st, listed := p.listed[row.ID]; listed && st.Power == fleet.PowerOn && row.Power == fleet.PowerOff && !st.Woken {
 		p.add(at(FindingDrift, row, "the machine is on, though the installation is %s and the machine should be off", row.State))
 	}
 }

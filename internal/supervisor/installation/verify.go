@@ -20,6 +20,7 @@ func (w *workflows) verify() *engine.Workflow {
 			Deadline: func(*fleet.Snapshot) time.Duration { return 24 * time.Hour }}, // it may wait for capacity
 		{Name: "start-clone", Run: w.startClone, Executor: w.host, Skip: noClone},
 		{Name: "await-clone", Run: w.awaitClone, Executor: w.host, Skip: noClone, Overdue: fleet.ReasonNotHealthy, Deadline: w.steadyDeadline},
+		w.endSleepStep(givesWay),
 	}...), []engine.Step{{Name: "delete-clone", Run: w.deleteClone, Executor: w.host}}), Rollback: []engine.Step{
 		{Name: "drop-clone", Run: w.dropClone, Executor: w.host,
 			Skip: func(s *fleet.Snapshot) bool { return firstClone(s) == nil && s.Installation.HeldMemoryMiB == 0 }},

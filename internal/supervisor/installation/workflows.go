@@ -55,15 +55,23 @@ func Workflows(o Options) []*engine.Workflow {
 	first, last := []engine.Step{w.deleteClonesStep()}, []engine.Step{w.deletePredecessorStep()}
 	return []*engine.Workflow{
 		{Kind: fleet.OperationCreate, Steps: slices.Concat(up, last)},
-		{Kind: fleet.OperationUpdate, Steps: slices.Concat(first, recallable(up...), recallable(w.staySteadyStep()), last), Rollback: []engine.Step{
+		{Kind: fleet.OperationUpdate, Steps: slices.Concat(first, recallable(up...), recallable(w.staySteadyStep()), last, []engine.Step{w.endUpdateStep()}), Rollback: []engine.Step{
 			w.deleteSuccessorStep(), w.startPredecessorStep(), w.awaitPredecessorStep()}},
 		{Kind: fleet.OperationWake, Steps: slices.Concat(first, up, last)},
 		{Kind: fleet.OperationRestart, Steps: []engine.Step{w.holdMemoryStep(), w.stopStep(), w.startStep(), w.awaitHealthyStep()}},
-		{Kind: fleet.OperationHibernate, Steps: []engine.Step{w.stopStep(), w.releaseMemoryStep()}},
+		{Kind: fleet.OperationHibernate, Steps: []engine.Step{
+			w.suspendStep(), unlessGivenUp(w.stopStep()), unlessGivenUp(w.releaseMemoryStep())}},
 		{Kind: fleet.OperationDelete, Steps: []engine.Step{w.deleteInstancesStep(), w.deleteVolumeStep(), w.releaseStep()}},
 		w.verify(),
 		w.move(),
 	}
+}
+
+// unlessGivenUp leaves a step of a hibernation out that was given up.
+func unlessGivenUp(step engine.Step) engine.Step {
+	skip := step.Skip
+	step.Skip = func(s *fleet.Snapshot) bool { return givenUp(s) || skip != nil && skip(s) }
+	return step
 }
 
 func (w *workflows) prepareStep() engine.Step {

@@ -31,6 +31,16 @@ func (c *Client) Power(ctx context.Context, ref fleet.InstanceRef, target fleet.
 	return call[fleet.InstanceStatus](ctx, c, callPower, string(ref.ID), powerArgs{ref, target})
 }
 
+// Suspend implements the provider.
+func (c *Client) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (fleet.InstanceStatus, error) {
+	return call[fleet.InstanceStatus](ctx, c, callSuspend, string(ref.ID), suspendArgs{ref, o})
+}
+
+// EndSleep implements the provider.
+func (c *Client) EndSleep(ctx context.Context, ref fleet.InstanceRef) (fleet.InstanceStatus, error) {
+	return call[fleet.InstanceStatus](ctx, c, callEndSleep, string(ref.ID), ref)
+}
+
 // Delete implements the provider.
 func (c *Client) Delete(ctx context.Context, ref fleet.InstanceRef) error {
 	_, err := call[none](ctx, c, callDelete, string(ref.ID), ref)

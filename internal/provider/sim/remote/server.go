@@ -67,6 +67,10 @@ func (s *Server) routes() {
 	handle(s, callPower, func(ctx context.Context, a powerArgs) (fleet.InstanceStatus, error) {
 		return s.p.Power(ctx, a.Ref, a.Target)
 	}, func(a powerArgs) fleet.InstanceID { return a.Ref.ID })
+	handle(s, callSuspend, func(ctx context.Context, a suspendArgs) (fleet.InstanceStatus, error) {
+		return s.p.Suspend(ctx, a.Ref, a.Options)
+	}, func(a suspendArgs) fleet.InstanceID { return a.Ref.ID })
+	handle(s, callEndSleep, s.p.EndSleep, refID)
 	handle(s, callDelete, func(ctx context.Context, ref fleet.InstanceRef) (none, error) {
 		err := s.p.Delete(ctx, ref)
 		if err == nil {

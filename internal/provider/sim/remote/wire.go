@@ -18,6 +18,8 @@ const (
 	callClone        = "clone"
 	callObserve      = "observe"
 	callPower        = "power"
+	callSuspend      = "suspend"
+	callEndSleep     = "end-sleep"
 	callDelete       = "delete"
 	callList         = "list"
 	callCheck        = "check"
@@ -33,6 +35,11 @@ const (
 type powerArgs struct {
 	Ref    fleet.InstanceRef
 	Target fleet.Power
+}
+
+type suspendArgs struct {
+	Ref     fleet.InstanceRef
+	Options fleet.SuspendOptions
 }
 
 type moveVolumeArgs struct {
