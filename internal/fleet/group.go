@@ -36,6 +36,8 @@ type GroupConfig struct {
 	MemoryMiB int               `json:"memory_mib,omitempty"`
 	VCPUs     int               `json:"vcpus,omitempty"`
 	Env       map[string]string `json:"env,omitempty"`
+	Idle      IdlePolicy        `json:"idle,omitzero"`
+	Wake      WakeRules         `json:"wake,omitzero"`
 	// Unverifiable says what a rollout does with a sleeping member whose new
 	// release can't be tried on a clone.
 	Unverifiable UnverifiablePolicy `json:"unverifiable"`
@@ -68,6 +70,8 @@ type Own struct {
 	MemoryMiB int               `json:"memory_mib,omitempty"`
 	VCPUs     int               `json:"vcpus,omitempty"`
 	Env       map[string]string `json:"env,omitempty"`
+	Idle      IdlePolicy        `json:"idle,omitzero"`
+	Wake      WakeRules         `json:"wake,omitzero"`
 }
 
 // Defaults of an installation's size, where neither it nor its group sets one.
@@ -98,4 +102,5 @@ func (c GroupConfig) Settle(i *Installation) {
 	i.Env = make(map[string]string, len(c.Env)+len(i.Own.Env))
 	maps.Copy(i.Env, c.Env)
 	maps.Copy(i.Env, i.Own.Env)
+	i.Idle, i.Wake = i.Own.Idle.Over(c.Idle), i.Own.Wake.Over(c.Wake)
 }

@@ -17,6 +17,8 @@ type GroupChange struct {
 	PackageRef       *string // name or name@version
 	MemoryMiB, VCPUs *int    // 0 leaves it to the members
 	Env              map[string]*string
+	Idle             *IdleChange
+	Wake             *WakeChange
 	Unverifiable     *UnverifiablePolicy
 }
 

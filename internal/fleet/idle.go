@@ -56,3 +56,128 @@ type Activity struct {
 	// LastAt is when the last one began, ended, or moved a byte.
 	LastAt time.Time
 }
+
+// Over returns what comes of an installation's own policy and its group's, by
+// field: what is set of its own wins. Never and IdleAfterSeconds are one: who
+// sets either of them has not the group's of the other.
+func (p IdlePolicy) Over(group IdlePolicy) IdlePolicy {
+	out := group
+	if p.Never || p.IdleAfterSeconds != 0 {
+		out.Never, out.IdleAfterSeconds = p.Never, p.IdleAfterSeconds
+	}
+	own(&out.MinimumAwakeSeconds, p.MinimumAwakeSeconds)
+	ownList(&out.Schedules, p.Schedules)
+	return out
+}
+
+// Over returns what comes of an installation's own rules and its group's, by field.
+func (r WakeRules) Over(group WakeRules) WakeRules {
+	out := group
+	ownList(&out.Paths, r.Paths)
+	ownList(&out.Methods, r.Methods)
+	ownList(&out.UserAgents, r.UserAgents)
+	ownList(&out.CIDRs, r.CIDRs)
+	own(&out.RequireCookie, r.RequireCookie)
+	own(&out.RequireHeader, r.RequireHeader)
+	own(&out.WakesPerHour, r.WakesPerHour)
+	own(&out.Hidden, r.Hidden)
+	return out
+}
+
+func own[T comparable](into *T, v T) {
+	var unset T
+	if v != unset {
+		*into = v
+	}
+}
+
+func ownList[T any](into *[]T, v []T) {
+	if len(v) > 0 {
+		*into = v
+	}
+}
+
+// IdleChange changes an idle policy: nil stays as it is, and a zero value unsets
+// the field.
+type IdleChange struct {
+	Never                                 *bool
+	IdleAfterSeconds, MinimumAwakeSeconds *int
+	Schedules                             *[]Schedule
+}
+
+// Apply changes a policy; a nil change leaves it.
+func (c *IdleChange) Apply(p *IdlePolicy) {
+	if c == nil {
+		return
+	}
+	change(&p.Never, c.Never)
+	change(&p.IdleAfterSeconds, c.IdleAfterSeconds)
+	change(&p.MinimumAwakeSeconds, c.MinimumAwakeSeconds)
+	changeList(&p.Schedules, c.Schedules)
+}
+
+// WakeChange changes wake rules as IdleChange does an idle policy.
+type WakeChange struct {
+	Paths, Methods, UserAgents, CIDRs *[]string
+	RequireCookie, RequireHeader      *string
+	WakesPerHour                      *int
+	Hidden                            *bool
+}
+
+// Apply changes rules; a nil change leaves them.
+func (c *WakeChange) Apply(r *WakeRules) {
+	if c == nil {
+		return
+	}
+	changeList(&r.Paths, c.Paths)
+	changeList(&r.Methods, c.Methods)
+	changeList(&r.UserAgents, c.UserAgents)
+	changeList(&r.CIDRs, c.CIDRs)
+	change(&r.RequireCookie, c.RequireCookie)
+	change(&r.RequireHeader, c.RequireHeader)
+	change(&r.WakesPerHour, c.WakesPerHour)
+	change(&r.Hidden, c.Hidden)
+}
+
+func change[T any](into, from *T) {
+	if from != nil {
+		*into = *from
+	}
+}
+
+// changeList keeps an empty list nil, so that what is unset is left out where it is stored.
+func changeList[T any](into, from *[]T) {
+	if from == nil {
+		return
+	}
+	*into = nil
+	if len(*from) > 0 {
+		*into = *from
+	}
+}
+
+// IdleCandidate is an installation of which its idle policy asks something now.
+type IdleCandidate struct {
+	InstallationID InstallationID
+	// Version is the installation's: what is asked for on its strength fits no other.
+	Version int64
+	// Idle: it is in service, and nobody has come for as long as its policy says.
+	// Else a time of a schedule has come.
+	Idle bool
+	// AwakeSince is when it came into service, and Now the database's time.
+	AwakeSince, Now time.Time
+	// Policy is its policy. Its schedules have been carried out up to ScheduleSeenAt
+	// (zero where nobody has looked at them yet), and are due since ScheduleDueAt.
+	Policy                        IdlePolicy
+	ScheduleSeenAt, ScheduleDueAt time.Time
+}
+
+// ScheduleSeen says how far an installation's schedules have been carried out.
+type ScheduleSeen struct {
+	InstallationID InstallationID
+	// Due is ScheduleDueAt as it was read: where the schedules have changed since,
+	// nothing is written.
+	Due time.Time
+	// SeenAt is up to when, and NextAt when they are due again; zero is never.
+	SeenAt, NextAt time.Time
+}

@@ -44,6 +44,13 @@ type Installation struct {
 	Secrets  map[string]string `json:"secrets"`
 	Labels   map[string]string `json:"labels"`
 	WhenFull WhenFull          `json:"when_full"`
+	// DNSNames are the names besides NAME.DOMAIN under which it is reached, in
+	// lower case, sorted; no other installation that is not deleted has one of them.
+	DNSNames []string `json:"dns_names,omitempty"`
+	// Idle says when it is put to sleep without anybody asking, and Wake who does
+	// not wake it, as comes of the group's and its own.
+	Idle IdlePolicy `json:"idle,omitzero"`
+	Wake WakeRules  `json:"wake,omitzero"`
 	// GroupID and GroupRevision are its group and the revision that it pins; Own
 	// is what it sets itself, which wins. Package, size and Env above are what
 	// comes of both.
@@ -57,6 +64,11 @@ type Installation struct {
 	SavedPackageID    PackageID `json:"saved_package_id,omitempty"`
 	// Hibernated tells that it is meant to sleep, also while an update of it runs.
 	Hibernated bool `json:"hibernated"`
+	// AwakeSince is when it last came into service, AsleepSince when it went to
+	// sleep (zero while it is awake), and Wakes how often it was woken.
+	AwakeSince  time.Time `json:"awake_since,omitzero"`
+	AsleepSince time.Time `json:"asleep_since,omitzero"`
+	Wakes       int64     `json:"wakes,omitempty"`
 	// HeldHostID is the host on which capacity is held for it, and how much.
 	HeldHostID    HostID `json:"held_host_id,omitempty"`
 	HeldMemoryMiB int64  `json:"held_memory_mib"`
@@ -92,8 +104,10 @@ type Instance struct {
 	Endpoints []Endpoint `json:"endpoints"`
 	Exit      *Exit      `json:"exit_record,omitempty"`
 	Restarts  int        `json:"restarts"`
-	CreatedAt time.Time  `json:"created_at,omitzero"`
-	DeletedAt time.Time  `json:"deleted_at,omitzero"`
+	// Saved is what is kept of its memory while it sleeps; nil where it is unknown, or awake.
+	Saved     *Saved    `json:"saved,omitempty"`
+	CreatedAt time.Time `json:"created_at,omitzero"`
+	DeletedAt time.Time `json:"deleted_at,omitzero"`
 }
 
 // InstanceConfig pins everything that an instance is made from, so that a step

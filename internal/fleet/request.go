@@ -1,5 +1,7 @@
 package fleet
 
+import "time"
+
 // IdempotencyKey makes a repeated request give the first one's answer. The
 // zero value is none.
 type IdempotencyKey struct {
@@ -22,6 +24,10 @@ type NewInstallation struct {
 	Env, Labels map[string]string
 	Secrets     map[string]string // sealed
 	WhenFull    WhenFull
+	// DNSNames are in lower case, none twice.
+	DNSNames []string
+	Idle     IdlePolicy
+	Wake     WakeRules
 	// Group is where it becomes a member; the zero value is nowhere. Package, size
 	// and VCPUs may then be left (empty, 0) to the group.
 	Group GroupMembership
@@ -38,10 +44,18 @@ type Change struct {
 	IfMatch int64
 	// Kind is what is asked for; empty is a retry of whatever failed.
 	Kind OperationKind
+	// Class is what the operation runs as, and Observed what it has observed from
+	// its beginning on, where it is a new one.
+	Class    Class
+	Observed map[string]string
 	// The rest is for OperationUpdate: nil stays as it is; a nil value in a map removes the key.
 	PackageRef                *string
 	MemoryMiB, DiskMiB, VCPUs *int
 	Env, Labels, Secrets      map[string]*string
+	// DNSNames replaces them all.
+	DNSNames *[]string
+	Idle     *IdleChange
+	Wake     *WakeChange
 	// FromGroup names what the installation no longer sets itself, so that its
 	// group decides again: "package", "memory_mib", "vcpus".
 	FromGroup []string
@@ -94,6 +108,8 @@ type InstallationView struct {
 	Queued []OperationKind
 	// GroupName is its group's; empty where it is in none.
 	GroupName string
+	// LastActiveAt is when somebody last came; zero where nobody has.
+	LastActiveAt time.Time
 }
 
 // InstanceView is an instance with what is shown beside it.

@@ -70,7 +70,8 @@ var lives = []life{
 	{OperationRestart, StateRestartRequested, StateRestartInProgress, StateRestartFailed, StateStable,
 		[]State{StateStable, StateUpdateFailed, StateRestartFailed, StateHibernationFailed, StateExited, StateCrashLooping}, nil},
 	{OperationHibernate, StateHibernationRequested, StateHibernationInProgress, StateHibernationFailed, StateHibernating,
-		[]State{StateStable, StateUpdateFailed, StateRestartFailed, StateWakeUpFailed, StateHibernationFailed, StateExited, StateCrashLooping}, nil},
+		[]State{StateStable, StateUpdateFailed, StateRestartFailed, StateWakeUpFailed, StateHibernationFailed, StateExited, StateCrashLooping},
+		[]State{StateStable}}, // somebody came, and it was given up
 	{OperationWake, StateWakeUpRequested, StateWakeUpInProgress, StateWakeUpFailed, StateStable,
 		[]State{StateHibernating, StateWakeUpFailed, StateHibernationFailed}, nil},
 	{OperationDelete, StateDeletionRequested, StateDeletionInProgress, StateDeletionFailed, StateDeleted,

@@ -141,6 +141,9 @@ func TestTransitionTable(t *testing.T) {
 	require.False(t, CanMove(StateDeleted, StateStable))
 	require.False(t, CanMove(StateStable, StateDeleted))
 	require.False(t, CanMove(StateHibernating, StateStable))
+	for _, from := range []State{StateHibernationRequested, StateHibernationInProgress} {
+		require.True(t, CanMove(from, StateStable), "%s: somebody came, and it was given up", from)
+	}
 	require.Equal(t, current.transitions, Transitions(), "in a fixed order")
 }
 

@@ -28,6 +28,9 @@ func (t *Tx) apply(ctx context.Context, r forChange, inst *fleet.Installation, i
 	set(&inst.DiskMiB, in.DiskMiB)
 	inst.Secrets = merge(inst.Secrets, in.Secrets)
 	inst.Labels = merge(inst.Labels, in.Labels)
+	if in.DNSNames != nil {
+		inst.DNSNames = *in.DNSNames
+	}
 	if err := r.applyOwn(inst, in, config); err != nil {
 		return err
 	}
@@ -57,6 +60,8 @@ func (r forChange) applyOwn(inst *fleet.Installation, in fleet.Change, config fl
 		set(&inst.MemoryMiB, in.MemoryMiB)
 		set(&inst.VCPUs, in.VCPUs)
 		inst.Env = merge(inst.Env, in.Env)
+		in.Idle.Apply(&inst.Idle)
+		in.Wake.Apply(&inst.Wake)
 		return nil
 	}
 	own := &inst.Own
@@ -78,6 +83,8 @@ func (r forChange) applyOwn(inst *fleet.Installation, in fleet.Change, config fl
 	set(&own.MemoryMiB, in.MemoryMiB)
 	set(&own.VCPUs, in.VCPUs)
 	own.Env = merge(own.Env, in.Env)
+	in.Idle.Apply(&own.Idle)
+	in.Wake.Apply(&own.Wake)
 	config.Settle(inst)
 	return nil
 }
@@ -86,7 +93,7 @@ func (r forChange) applyOwn(inst *fleet.Installation, in fleet.Change, config fl
 func (t *Tx) moveTo(ctx context.Context, inst *fleet.Installation, to fleet.GroupMembership) (membership, error) {
 	if to.Join == "" && len(to.Match) == 0 {
 		if !to.KeepConfiguration && inst.GroupID != "" {
-			inst.Env = inst.Own.Env
+			inst.Env, inst.Idle, inst.Wake = inst.Own.Env, inst.Own.Idle, inst.Own.Wake
 		}
 		inst.GroupID, inst.GroupRevision, inst.Own = "", 0, fleet.Own{}
 		return membership{}, nil
@@ -96,7 +103,7 @@ func (t *Tx) moveTo(ctx context.Context, inst *fleet.Installation, to fleet.Grou
 		return m, err
 	}
 	if inst.GroupID == "" {
-		inst.Own = fleet.Own{Env: inst.Env}
+		inst.Own = fleet.Own{Env: inst.Env, Idle: inst.Idle, Wake: inst.Wake}
 	}
 	inst.GroupID, inst.GroupRevision = m.group.ID, m.group.Revision
 	return m, nil

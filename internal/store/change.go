@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lib/pq"
+
 	"dormouse/internal/fleet"
 )
 
@@ -50,7 +52,8 @@ type forChange struct {
 
 // writeChangeSQL writes an accepted request: what is desired, the operation
 // ($4 = ” where an open one takes the request up), the cancellations that a
-// delete brings, and the event.
+// delete brings, and the event. A hibernation that somebody asks for while the idle
+// policy's is under way is theirs from then on.
 //
 // Everything hangs on the update of the installation, so that its row is
 // locked first and nothing is written where the version has moved on, or where
@@ -61,6 +64,9 @@ const writeChangeSQL = `WITH ins AS (
 		state_detail = CASE WHEN $8 = 'active' THEN '' ELSE i.state_detail END,
 		package_id = $10, memory_mib = $11, disk_mib = $12, vcpus = $13, env = $14::jsonb, secrets = $15::jsonb, labels = $16::jsonb,
 		group_id = nullif($19, ''), group_revision = nullif($20::bigint, 0), own = $21::jsonb,
+		dns_names = $22::text[], idle = $23::jsonb, wake = $24::jsonb, schedule_seen_at = CASE WHEN $23::jsonb -> 'schedules' IS NOT DISTINCT FROM i.idle -> 'schedules' THEN i.schedule_seen_at END,
+		schedule_due_at = CASE WHEN $23::jsonb -> 'schedules' IS NOT DISTINCT FROM i.idle -> 'schedules' THEN i.schedule_due_at
+			WHEN $23::jsonb ? 'schedules' THEN dormouse_now() END,
 		generation = i.generation + 1, version = i.version + 1, updated_at = dormouse_now()
 	WHERE i.id = $3 AND i.version = $17 AND ($10 = i.package_id OR EXISTS (SELECT FROM package p WHERE p.id = $10 AND p.deleted_at IS NULL))
 	RETURNING i.id, i.name, i.owner, i.generation
@@ -72,11 +78,20 @@ const writeChangeSQL = `WITH ins AS (
 		error = 'a ' || $7 || ' was asked for',
 		worker = '', finished_at = dormouse_now(), revision = o.revision + 1
 	FROM ins WHERE $6 AND o.resource_id = ins.id AND o.state IN ('active', 'queued') RETURNING o.id
+), unnamed AS (
+	DELETE FROM installation_dns_name d USING ins WHERE d.installation_id = ins.id AND d.name <> ALL ($22::text[])
+), named AS (
+	INSERT INTO installation_dns_name (name, installation_id)
+	SELECT n, ins.id FROM ins, unnest($22::text[]) n
+	WHERE NOT EXISTS (SELECT FROM installation_dns_name d WHERE d.name = n AND d.installation_id = ins.id) ORDER BY n
 ), op AS (
-	INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, owner, state, request_state, generation)
-	SELECT $4, $7, 'installation', ins.id, ins.name, ins.owner, $8, $9, ins.generation
+	INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, owner, class, state, request_state, generation, observed)
+	SELECT $4, $7, 'installation', ins.id, ins.name, ins.owner, $25, $8, $9, ins.generation, $26::jsonb
 	FROM ins, (SELECT count(*) FROM cancelled) AS after_the_cancellations
 	WHERE $4 <> ''
+), joined AS (
+	UPDATE operation o SET observed = (o.observed - 'idle') || $26::jsonb, class = least(o.class, $25)
+	FROM ins WHERE $4 = '' AND $7 = 'hibernate' AND NOT $26::jsonb ? 'idle' AND o.id = $5 AND o.resource_id = ins.id
 ), ev AS (
 	INSERT INTO event (kind, resource_type, resource_id, owner, operation_id, data)
 	SELECT CASE WHEN $8 = 'active' THEN 'installation.state' ELSE 'installation.requested' END, 'installation', ins.id, ins.owner, $5,
@@ -104,6 +119,8 @@ func (s *Store) ChangeInstallation(ctx context.Context, in fleet.Change) (fleet.
 			// The same request came in at the same moment: now its answer is there.
 		case (errors.Is(err, errMovedOn) || constraintOf(err) == "operation_active") && lock != seen:
 			lock = seen // wait in line for the row this time; it is another one where the name has moved on
+		case constraintOf(err) == constraintDNSName && in.DNSNames != nil:
+			return acc, s.nameTaken(ctx, seen, *in.DNSNames)
 		default:
 			return acc, err
 		}
@@ -289,18 +306,19 @@ func (t *Tx) writeChange(ctx context.Context, in fleet.Change, before, after fle
 		// The open operation does it; a pending update reads what is desired when it begins.
 		newOp, opID, state = "", plan.join, fleet.OperationQueued
 	}
-	body, err := encodeAll(after.Env, after.Secrets, after.Labels)
+	body, err := encodeAll(after.Env, after.Secrets, after.Labels, in.Observed)
 	if err != nil {
 		return err
 	}
-	own, err := encode(after.Own)
+	texts, err := encodeEach(after.Own, after.Idle, after.Wake)
 	if err != nil {
 		return err
 	}
 	var id string
 	err = t.get(ctx, "writing the change", &id, writeChangeSQL, in.Key.Key, in.Key.RequestHash, before.ID, newOp, opID,
 		plan.preempts, plan.kind, state, plan.kind.RequestedState(), after.PackageID, after.MemoryMiB, after.DiskMiB, after.VCPUs,
-		body[0], body[1], body[2], before.Version, before.State, after.GroupID, after.GroupRevision, own)
+		body[0], body[1], body[2], before.Version, before.State, after.GroupID, after.GroupRevision, texts[0],
+		pq.Array(sortedNames(after.DNSNames)), texts[1], texts[2], in.Class, body[3])
 	if fleet.KindOf(err) == fleet.KindNotFound {
 		return errMovedOn
 	}

@@ -90,6 +90,9 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		running_package_id = coalesce(m.running, i.running_package_id),
 		saved_package_id = coalesce(m.saved, i.saved_package_id),
 		hibernated = CASE m.to_state WHEN 'hibernating' THEN true WHEN 'stable' THEN false ELSE i.hibernated END,
+		awake_since = CASE m.to_state WHEN 'stable' THEN dormouse_now() ELSE i.awake_since END,
+		asleep_since = CASE m.to_state WHEN 'hibernating' THEN coalesce(i.asleep_since, dormouse_now()) WHEN 'stable' THEN NULL ELSE i.asleep_since END,
+		wakes = i.wakes + CASE WHEN m.kind = 'wake' AND m.to_state = 'stable' THEN 1 ELSE 0 END,
 		held_host_id = coalesce(m.held_host, i.held_host_id),
 		held_memory_mib = CASE WHEN m.held_host IS NULL THEN i.held_memory_mib ELSE m.held_memory_mib END,
 		held_disk_mib = CASE WHEN m.held_host IS NULL THEN i.held_disk_mib ELSE m.held_disk_mib END,
@@ -103,16 +106,16 @@ const commitSQL = `WITH r AS MATERIALIZED (
 		deleted_at = CASE WHEN m.to_state = 'deleted' THEN dormouse_now() ELSE c.deleted_at END, updated_at = dormouse_now()
 	FROM moved m WHERE c.id = m.resource_id AND m.resource_type = 'cluster' AND m.to_state <> ''
 ), x AS (
-	INSERT INTO instance (id, installation_id, role, cluster_id, host_id, provider_ref, spec, serving, clone, power, endpoints, exit_record, restarts, deleted_at)
+	INSERT INTO instance (id, installation_id, role, cluster_id, host_id, provider_ref, spec, serving, clone, power, endpoints, exit_record, restarts, saved, deleted_at)
 	SELECT j.id, j.installation_id, j.role, j.cluster_id, j.host_id, j.provider_ref, j.spec, j.serving, j.clone, j.power, j.endpoints,
-		j.exit_record, j.restarts, CASE WHEN j.gone THEN dormouse_now() END
+		j.exit_record, j.restarts, j.saved, CASE WHEN j.gone THEN dormouse_now() END
 	FROM jsonb_to_recordset($2::jsonb) AS j (operation_id text, id text, installation_id text, role text, cluster_id text, host_id text,
-		provider_ref text, spec jsonb, serving boolean, clone boolean, power text, endpoints jsonb, exit_record jsonb, restarts int, gone boolean)
+		provider_ref text, spec jsonb, serving boolean, clone boolean, power text, endpoints jsonb, exit_record jsonb, restarts int, saved jsonb, gone boolean)
 	JOIN moved m ON m.id = j.operation_id
 	ORDER BY j.serving
 	ON CONFLICT (id) DO UPDATE SET provider_ref = excluded.provider_ref, host_id = excluded.host_id, serving = excluded.serving,
 		power = excluded.power, endpoints = excluded.endpoints, exit_record = excluded.exit_record, restarts = excluded.restarts,
-		deleted_at = excluded.deleted_at
+		saved = excluded.saved, deleted_at = excluded.deleted_at
 ), v AS (
 	INSERT INTO volume (id, installation_id, role, cluster_id, host_id, provider_ref, size_mib, attached_instance_id, deleted_at)
 	SELECT j.id, j.installation_id, j.role, j.cluster_id, j.host_id, j.provider_ref, j.size_mib, nullif(j.attached_instance_id, ''),
@@ -125,6 +128,13 @@ const commitSQL = `WITH r AS MATERIALIZED (
 ), freed AS (
 	UPDATE address_lease l SET installation_id = NULL, released_at = dormouse_now()
 	FROM moved m WHERE m.release_address AND l.installation_id = m.resource_id
+), unnamed AS (
+	DELETE FROM installation_dns_name d USING moved m WHERE m.to_state = 'deleted' AND d.installation_id = m.resource_id
+), unleased AS (
+	UPDATE gateway_port g SET installation_id = NULL, guest_port = NULL, released_at = dormouse_now()
+	FROM moved m WHERE m.to_state = 'deleted' AND g.installation_id = m.resource_id
+), unseen AS (
+	DELETE FROM installation_activity a USING moved m WHERE m.to_state = 'deleted' AND a.installation_id = m.resource_id
 ), ev AS (
 	INSERT INTO event (kind, resource_type, resource_id, owner, operation_id, data)
 	SELECT m.resource_type || '.state', m.resource_type, m.resource_id, m.owner, m.id,

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"strings"
 
+	"github.com/lib/pq"
+
 	"dormouse/internal/fleet"
 )
 
@@ -98,12 +100,15 @@ const insertInstallationSQL = `WITH key AS (
 	SELECT $1, $2, $3, $4 WHERE $1 <> '' RETURNING key
 ), ins AS (
 	INSERT INTO installation (id, owner, name, cluster_id, state, package_id, memory_mib, disk_mib, vcpus, env, secrets, labels, when_full,
-		group_id, group_revision, own)
-	SELECT $3, $5, $6, c.id, $7, p.id, $10, $11, $12, $13::jsonb, $14::jsonb, $15::jsonb, $16, nullif($17, ''), nullif($18::bigint, 0), $19::jsonb
+		group_id, group_revision, own, dns_names, idle, wake, schedule_due_at)
+	SELECT $3, $5, $6, c.id, $7, p.id, $10, $11, $12, $13::jsonb, $14::jsonb, $15::jsonb, $16, nullif($17, ''), nullif($18::bigint, 0), $19::jsonb,
+		$20::text[], $21::jsonb, $22::jsonb, CASE WHEN $21::jsonb ? 'schedules' THEN dormouse_now() END
 	FROM cluster c, package p, (SELECT count(*) FROM key) AS after_the_key
 	WHERE c.id = $8 AND c.allow_installations AND c.state NOT LIKE 'deletion%' AND c.deleted_at IS NULL
 		AND p.id = $9 AND p.deleted_at IS NULL
 	RETURNING id, created_at
+), dns AS (
+	INSERT INTO installation_dns_name (name, installation_id) SELECT n, ins.id FROM ins, unnest($20::text[]) n ORDER BY n
 ), op AS (
 	INSERT INTO operation (id, kind, resource_type, resource_id, resource_name, owner, state, request_state, generation)
 	SELECT $4, 'create', 'installation', id, $6, $5, 'active', $7, 1 FROM ins
@@ -128,7 +133,7 @@ func (s *Store) CreateInstallation(ctx context.Context, in fleet.NewInstallation
 		if err != nil {
 			return err
 		}
-		own, err := encode(m.own)
+		texts, err := encodeEach(m.own, in.Idle, in.Wake)
 		if err != nil {
 			return err
 		}
@@ -151,7 +156,8 @@ func (s *Store) CreateInstallation(ctx context.Context, in fleet.NewInstallation
 		var created sql.NullTime
 		err = tx.get(ctx, "creating the installation", &created, insertInstallationSQL, in.Key.Key, in.Key.RequestHash,
 			in.ID, in.OperationID, in.Owner, in.Name, fleet.StateCreationRequested, r.ClusterID.String, r.PackageID.String,
-			in.MemoryMiB, in.DiskMiB, in.VCPUs, body[0], body[1], body[2], in.WhenFull, m.group.ID, m.group.Revision, own)
+			in.MemoryMiB, in.DiskMiB, in.VCPUs, body[0], body[1], body[2], in.WhenFull, m.group.ID, m.group.Revision, texts[0],
+			pq.Array(sortedNames(in.DNSNames)), texts[1], texts[2])
 		if fleet.KindOf(err) == fleet.KindNotFound {
 			return fleet.Errorf(fleet.KindConflict, "the cluster or the package was deleted meanwhile: try again")
 		}
@@ -166,6 +172,8 @@ func (s *Store) CreateInstallation(ctx context.Context, in fleet.NewInstallation
 	switch constraintOf(err) {
 	case "installation_name":
 		return acc, fleet.Errorf(fleet.KindConflict, "an installation named %q exists already: choose another name", in.Name)
+	case constraintDNSName:
+		return acc, s.nameTaken(ctx, in.ID, in.DNSNames)
 	case "idempotency_key_pkey":
 		return s.CreateInstallation(ctx, asked) // the same request came in at the same moment: now its answer is there
 	}
@@ -185,7 +193,7 @@ func (r resolved) accept(in fleet.NewInstallation, created sql.NullTime) (fleet.
 			ID: in.ID, Owner: in.Owner, Name: in.Name, ClusterID: fleet.ClusterID(r.ClusterID.String),
 			State: fleet.StateCreationRequested, Generation: 1, PackageID: fleet.PackageID(r.PackageID.String),
 			MemoryMiB: in.MemoryMiB, DiskMiB: in.DiskMiB, VCPUs: in.VCPUs, Env: in.Env, Secrets: in.Secrets, Labels: in.Labels,
-			WhenFull: in.WhenFull, CreatedAt: now, UpdatedAt: now, Version: 1,
+			WhenFull: in.WhenFull, DNSNames: in.DNSNames, Idle: in.Idle, Wake: in.Wake, CreatedAt: now, UpdatedAt: now, AwakeSince: now, Version: 1,
 		},
 		ClusterName: r.ClusterName.String, PackageRef: r.PackageName.String + "@" + r.PackageVersion.String, Operation: &op,
 	}

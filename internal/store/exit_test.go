@@ -125,7 +125,8 @@ func TestExpectedAndRoute(t *testing.T) {
 
 	route, err := w.Route(ctx, "hello")
 	require.NoError(t, err)
-	require.Equal(t, fleet.Route{InstallationID: v.ID, Name: "hello", State: fleet.StateUpdateRequested, Address: "10.77.0.2:80"}, route, "its first HTTP port")
+	require.Equal(t, fleet.Route{InstallationID: v.ID, Name: "hello", State: fleet.StateUpdateRequested, Address: "10.77.0.2:80",
+		InstanceID: v.Instance.ID, ClusterID: v.ClusterID, HostID: v.HeldHostID}, route, "its first HTTP port")
 	route, err = w.Route(ctx, "planned")
 	require.NoError(t, err)
 	require.Empty(t, route.Address)

@@ -285,6 +285,8 @@ func (t *Tx) applyGroupChange(ctx context.Context, c *fleet.GroupConfig, in flee
 		}
 		c.Unverifiable = *in.Unverifiable
 	}
+	in.Idle.Apply(&c.Idle)
+	in.Wake.Apply(&c.Wake)
 	if len(in.Env) > 0 {
 		c.Env = merge(c.Env, in.Env)
 	}

@@ -180,24 +180,31 @@ func TestSettleIsTheSameInSQL(t *testing.T) {
 	w.newGroup("prod", nil, fleet.GroupChange{Env: map[string]*string{"A": ptr("1")}})
 	for i, own := range []fleet.NewInstallation{
 		{}, {MemoryMiB: 64}, {VCPUs: 3, Env: map[string]string{"A": "own", "B": "own"}}, {PackageRef: "web@1"},
+		{Idle: fleet.IdlePolicy{Never: true}, Wake: fleet.WakeRules{Paths: []string{"/own"}}},
+		{Idle: fleet.IdlePolicy{IdleAfterSeconds: 60, Schedules: []fleet.Schedule{{Cron: "0 1 * * *", Zone: "UTC", Do: fleet.OperationWake}}}, Wake: fleet.WakeRules{Hidden: true, WakesPerHour: 3}},
+		{Idle: fleet.IdlePolicy{MinimumAwakeSeconds: 61}},
 	} {
 		in := w.member(fmt.Sprintf("m%d", i), "prod")
-		in.PackageRef, in.MemoryMiB, in.VCPUs, in.Env = own.PackageRef, own.MemoryMiB, own.VCPUs, own.Env
+		in.PackageRef, in.MemoryMiB, in.VCPUs, in.Env, in.Idle, in.Wake = own.PackageRef, own.MemoryMiB, own.VCPUs, own.Env, own.Idle, own.Wake
 		_, err := w.CreateInstallation(ctx, in)
 		require.NoError(t, err)
 	}
 	for n, c := range []fleet.GroupChange{
 		{PackageRef: ptr("web@2")}, {MemoryMiB: ptr(512), VCPUs: ptr(2)}, {Env: map[string]*string{"A": nil, "C": ptr("3")}}, {MemoryMiB: ptr(0)},
+		{Idle: &fleet.IdleChange{IdleAfterSeconds: ptr(900), MinimumAwakeSeconds: ptr(30)}, Wake: &fleet.WakeChange{Paths: &[]string{"/group"}, CIDRs: &[]string{"10.0.0.0/8"}}},
+		{Idle: &fleet.IdleChange{Never: ptr(true), Schedules: &[]fleet.Schedule{{Cron: "0 2 * * *", Zone: "UTC", Do: fleet.OperationHibernate}}}},
+		{Idle: &fleet.IdleChange{Never: ptr(false)}, Wake: &fleet.WakeChange{Paths: &[]string{}, Hidden: ptr(true), RequireCookie: ptr("session")}},
 	} {
 		g, err := w.ChangeGroup(ctx, fleet.ChangeGroup{IDOrName: "prod", Config: c})
 		require.NoError(t, err)
 		require.EqualValues(t, n+2, g.Latest)
-		for i := range 4 {
+		for i := range 7 {
 			before := w.installation(fmt.Sprintf("m%d", i))
 			require.NoError(t, w.InTx(ctx, func(tx *Tx) error { return tx.pin(ctx, before.ID, g.Latest) }))
 			after, want := w.installation(fmt.Sprintf("m%d", i)), before.Installation
 			g.LatestConfig.Settle(&want)
-			require.Equal(t, []any{want.PackageID, want.MemoryMiB, want.VCPUs, want.Env}, []any{after.PackageID, after.MemoryMiB, after.VCPUs, after.Env}, "revision %d, m%d", g.Latest, i)
+			require.Equal(t, []any{want.PackageID, want.MemoryMiB, want.VCPUs, want.Env, want.Idle, want.Wake},
+				[]any{after.PackageID, after.MemoryMiB, after.VCPUs, after.Env, after.Idle, after.Wake}, "revision %d, m%d", g.Latest, i)
 			require.Equal(t, g.Latest, after.GroupRevision)
 			require.Greater(t, after.Generation, before.Generation)
 		}

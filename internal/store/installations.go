@@ -20,7 +20,8 @@ const viewColumns = `i.id, i.owner, i.name, i.cluster_id, i.state, i.state_reaso
 	x.id AS x_id, x.role AS x_role, x.host_id AS x_host_id, x.provider_ref AS x_provider_ref, x.serving AS x_serving,
 	x.power AS x_power, x.endpoints AS x_endpoints, x.exit_record AS x_exit, x.restarts AS x_restarts,
 	x.created_at AS x_created_at, x.image AS x_image, x.x_memory_mib, x.x_generation, coalesce(h.name, '') AS host_name,
-	q.kinds AS queued, i.group_id, i.group_revision, i.own, gg.name AS group_name`
+	q.kinds AS queued, i.group_id, i.group_revision, i.own, gg.name AS group_name,
+	i.dns_names, i.idle, i.wake, i.awake_since, i.asleep_since, i.wakes, act.last_active_at, x.saved AS x_saved`
 
 const viewFrom = besideSQL + `
 LEFT JOIN LATERAL (
@@ -36,14 +37,15 @@ JOIN package p ON p.id = i.package_id
 LEFT JOIN package rp ON rp.id = i.running_package_id
 LEFT JOIN package vp ON vp.id = i.verified_package_id
 LEFT JOIN LATERAL (
-	SELECT n.id, n.role, n.host_id, n.provider_ref, n.serving, n.power, n.endpoints, n.exit_record, n.restarts, n.created_at,
+	SELECT n.id, n.role, n.host_id, n.provider_ref, n.serving, n.power, n.endpoints, n.exit_record, n.restarts, n.created_at, n.saved,
 		n.spec ->> 'image' AS image, CASE jsonb_typeof(n.spec -> 'memory_mib') WHEN 'number' THEN (n.spec -> 'memory_mib')::int END AS x_memory_mib,
 		CASE jsonb_typeof(n.spec -> 'generation') WHEN 'number' THEN (n.spec -> 'generation')::bigint END AS x_generation
 	FROM instance n
 	WHERE n.installation_id = i.id AND n.deleted_at IS NULL AND NOT n.clone
 	ORDER BY n.serving DESC, n.created_at DESC LIMIT 1) x ON true
 LEFT JOIN host h ON h.id = x.host_id
-LEFT JOIN installation_group gg ON gg.id = i.group_id`
+LEFT JOIN installation_group gg ON gg.id = i.group_id
+LEFT JOIN installation_activity act ON act.installation_id = i.id`
 
 const queuedSQL = `LEFT JOIN LATERAL (
 	SELECT array_agg(b.kind ORDER BY b.generation) AS kinds FROM operation b
@@ -103,6 +105,14 @@ type viewRow struct {
 	GroupRevision     sql.NullInt64  `db:"group_revision"`
 	Own               jsonText       `db:"own"`
 	GroupName         sql.NullString `db:"group_name"`
+	DNSNames          pq.StringArray `db:"dns_names"`
+	Idle              jsonText       `db:"idle"`
+	Wake              jsonText       `db:"wake"`
+	AwakeSince        sql.NullTime   `db:"awake_since"`
+	AsleepSince       sql.NullTime   `db:"asleep_since"`
+	Wakes             int64          `db:"wakes"`
+	LastActiveAt      sql.NullTime   `db:"last_active_at"`
+	XSaved            jsonText       `db:"x_saved"`
 	operationRow
 }
 
@@ -118,13 +128,16 @@ func (r viewRow) view() (fleet.InstallationView, error) {
 			HeldMemoryMiB: r.HeldMemoryMiB, HeldDiskMiB: r.HeldDiskMiB,
 			CreatedAt: timeOf(r.CreatedAt), UpdatedAt: timeOf(r.UpdatedAt), DeletedAt: timeOf(r.DeletedAt), Version: r.Version,
 			GroupID: fleet.GroupID(r.GroupID.String), GroupRevision: fleet.RevisionNumber(r.GroupRevision.Int64),
+			DNSNames: namesOf(r.DNSNames), AwakeSince: timeOf(r.AwakeSince), AsleepSince: timeOf(r.AsleepSince), Wakes: r.Wakes,
 		},
-		GroupName: r.GroupName.String, ClusterName: r.ClusterName, PackageRef: r.PackageRef, RunningRef: r.RunningRef, VerifiedRef: r.VerifiedRef, HostName: r.HostName,
+		LastActiveAt: timeOf(r.LastActiveAt),
+		GroupName:    r.GroupName.String, ClusterName: r.ClusterName, PackageRef: r.PackageRef, RunningRef: r.RunningRef, VerifiedRef: r.VerifiedRef, HostName: r.HostName,
 	}
 	for _, k := range r.Queued {
 		v.Queued = append(v.Queued, fleet.OperationKind(k))
 	}
-	malformed := parts(part{r.Env, &v.Env}, part{r.Secrets, &v.Secrets}, part{r.Labels, &v.Labels}, part{r.Ports, &v.Ports}, part{r.Own, &v.Own})
+	malformed := parts(part{r.Env, &v.Env}, part{r.Secrets, &v.Secrets}, part{r.Labels, &v.Labels}, part{r.Ports, &v.Ports}, part{r.Own, &v.Own},
+		part{r.Idle, &v.Idle}, part{r.Wake, &v.Wake})
 	if r.XID.Valid {
 		v.Instance = &fleet.Instance{
 			ID: fleet.InstanceID(r.XID.String), InstallationID: v.ID, Role: fleet.Role(r.XRole.String), ClusterID: v.ClusterID,
@@ -132,7 +145,7 @@ func (r viewRow) view() (fleet.InstallationView, error) {
 			Power: fleet.Power(r.XPower.String), Restarts: int(r.XRestarts.Int64), CreatedAt: timeOf(r.XCreatedAt),
 			Spec: fleet.InstanceConfig{Image: fleet.ImageID(r.XImage.String), MemoryMiB: int(r.XMemoryMiB.Int64), Generation: r.XGeneration.Int64},
 		}
-		malformed = errors.Join(malformed, parts(part{r.XEndpoints, &v.Instance.Endpoints}, part{r.XExit, &v.Instance.Exit}))
+		malformed = errors.Join(malformed, parts(part{r.XEndpoints, &v.Instance.Endpoints}, part{r.XExit, &v.Instance.Exit}, part{r.XSaved, &v.Instance.Saved}))
 	}
 	op, err := r.operation()
 	v.Operation = op

@@ -15,15 +15,17 @@ import (
 const pageSQL = `SELECT i.id, i.owner, i.name, i.cluster_id, i.state, i.state_reason, i.state_detail, i.generation, i.package_id,
 	i.memory_mib, i.disk_mib, i.vcpus, i.env, i.secrets, i.labels, i.verified_package_id, i.running_package_id,
 	i.created_at, i.updated_at, i.version, coalesce(i.group_id, ''), coalesce(i.group_revision, 0), i.own,
-	x.id, x.serving, x.power, x.endpoints, x.exit_record, x.restarts, x.created_at, x.image, x.memory_mib, h.name,
+	i.dns_names, i.idle, i.wake, i.awake_since, i.asleep_since, i.wakes, act.last_active_at,
+	x.id, x.serving, x.power, x.endpoints, x.exit_record, x.restarts, x.saved, x.created_at, x.image, x.memory_mib, h.name,
 	o.id, o.kind, o.state, o.step, o.step_number, o.steps_total, o.step_since, o.steps, o.attempt, o.executor, o.worker,
 	o.due_at, o.step_deadline_at, o.wait_reason, o.wait_detail, o.fail_reason, o.error, o.revision, o.created_at, o.started_at
 FROM (SELECT * FROM installation i WHERE i.deleted_at IS NULL AND %s) i
 LEFT JOIN LATERAL (
-	SELECT n.id, n.host_id, n.serving, n.power, n.endpoints, n.exit_record, n.restarts, n.created_at,
+	SELECT n.id, n.host_id, n.serving, n.power, n.endpoints, n.exit_record, n.restarts, n.saved, n.created_at,
 		n.spec ->> 'image' AS image, CASE jsonb_typeof(n.spec -> 'memory_mib') WHEN 'number' THEN (n.spec -> 'memory_mib')::int END AS memory_mib
 	FROM instance n WHERE n.installation_id = i.id AND n.deleted_at IS NULL AND NOT n.clone OFFSET 0) x ON true
 LEFT JOIN host h ON h.id = x.host_id
+LEFT JOIN LATERAL (SELECT a.last_active_at FROM installation_activity a WHERE a.installation_id = i.id OFFSET 0) act ON true
 LEFT JOIN LATERAL (SELECT * FROM operation a WHERE a.resource_id = i.id AND a.state = 'active' OFFSET 0) o ON true
 ORDER BY i.id`
 

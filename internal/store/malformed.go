@@ -44,7 +44,8 @@ func parts(all ...part) error {
 // use of in a statement. Where it can't, the statement would fail, and with it
 // whatever else it does for others.
 const ownIsSound = `(jsonb_typeof(i.own) = 'object' AND coalesce(i.own ->> 'memory_mib', '0') ~ '^[0-9]{1,9}$'
-	AND coalesce(i.own ->> 'vcpus', '0') ~ '^[0-9]{1,9}$' AND coalesce(jsonb_typeof(i.own -> 'env'), 'object') = 'object')`
+	AND coalesce(i.own ->> 'vcpus', '0') ~ '^[0-9]{1,9}$' AND coalesce(jsonb_typeof(i.own -> 'env'), 'object') = 'object'
+	AND coalesce(jsonb_typeof(i.own -> 'idle'), 'object') = 'object' AND coalesce(jsonb_typeof(i.own -> 'wake'), 'object') = 'object')`
 
 // malformedSQL says the same in words, ” where all is well.
 const malformedSQL = `CASE WHEN ` + ownIsSound + ` THEN '' ELSE 'what the installation sets itself can''t be read' END`

@@ -69,7 +69,7 @@ func (t *Tx) enter(ctx context.Context, in fleet.NewInstallation) (fleet.NewInst
 	if err != nil {
 		return in, m, err
 	}
-	m.own = fleet.Own{MemoryMiB: in.MemoryMiB, VCPUs: in.VCPUs, Env: in.Env}
+	m.own = fleet.Own{MemoryMiB: in.MemoryMiB, VCPUs: in.VCPUs, Env: in.Env, Idle: in.Idle, Wake: in.Wake}
 	if in.PackageRef == "" {
 		in.PackageRef = m.config.PackageRef
 	} else {
@@ -82,5 +82,6 @@ func (t *Tx) enter(ctx context.Context, in fleet.NewInstallation) (fleet.NewInst
 	settled := fleet.Installation{Own: m.own}
 	m.config.Settle(&settled)
 	in.MemoryMiB, in.VCPUs, in.Env = settled.MemoryMiB, settled.VCPUs, settled.Env
+	in.Idle, in.Wake = settled.Idle, settled.Wake
 	return in, m, fleet.CheckSealedEnvironment(in.Env, in.Secrets)
 }

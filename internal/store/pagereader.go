@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/lib/pq"
+
 	"dormouse/internal/fleet"
 )
 
@@ -15,11 +17,15 @@ type pageRow struct {
 	generation, version, groupRevision                          int64
 	memoryMiB, diskMiB, vcpus                                   int
 	env, secrets, labels, own                                   sql.RawBytes
-	createdAt, updatedAt                                        time.Time
+	createdAt, updatedAt, awakeSince                            time.Time
+	dnsNames                                                    pq.StringArray
+	idle, wake                                                  sql.RawBytes
+	wakes                                                       int64
+	asleepSince, lastActiveAt                                   sql.NullTime
 	instance                                                    struct {
 		id, power, image, host maybeText
 		serving                sql.NullBool
-		endpoints, exit        sql.RawBytes
+		endpoints, exit, saved sql.RawBytes
 		restarts, memoryMiB    sql.NullInt64
 		createdAt              sql.NullTime
 	}
@@ -34,7 +40,8 @@ func (r *pageRow) dests() []any {
 		&r.id, &r.owner, &r.name, &r.clusterID, &r.state, &r.stateReason, &r.stateDetail, &r.generation, &r.packageID,
 		&r.memoryMiB, &r.diskMiB, &r.vcpus, &r.env, &r.secrets, &r.labels, &r.verifiedID, &r.runningID,
 		&r.createdAt, &r.updatedAt, &r.version, &r.groupID, &r.groupRevision, &r.own,
-		&x.id, &x.serving, &x.power, &x.endpoints, &x.exit, &x.restarts, &x.createdAt, &x.image, &x.memoryMiB, &x.host,
+		&r.dnsNames, &r.idle, &r.wake, &r.awakeSince, &r.asleepSince, &r.wakes, &r.lastActiveAt,
+		&x.id, &x.serving, &x.power, &x.endpoints, &x.exit, &x.restarts, &x.saved, &x.createdAt, &x.image, &x.memoryMiB, &x.host,
 		&o.ID, &o.Kind, &o.State, &o.Step, &o.StepNumber, &o.StepsTotal, &o.StepSince, &o.Steps, &o.Attempt, &o.Executor, &o.Worker,
 		&o.DueAt, &o.StepDeadlineAt, &o.WaitReason, &o.WaitDetail, &o.FailReason, &o.Error, &o.Revision, &o.CreatedAt, &o.StartedAt,
 	}
@@ -96,14 +103,18 @@ func (r *pageRow) view() (fleet.InstallationView, error) {
 			VerifiedPackageID: fleet.PackageID(r.verifiedID), RunningPackageID: fleet.PackageID(r.runningID),
 			CreatedAt: r.createdAt.UTC(), UpdatedAt: r.updatedAt.UTC(), Version: r.version,
 			GroupID: fleet.GroupID(r.groupID), GroupRevision: fleet.RevisionNumber(r.groupRevision),
+			DNSNames: namesOf(r.dnsNames), AwakeSince: r.awakeSince.UTC(), AsleepSince: timeOf(r.asleepSince), Wakes: r.wakes,
 		},
-		HostName: string(r.instance.host),
+		LastActiveAt: timeOf(r.lastActiveAt),
+		HostName:     string(r.instance.host),
 	}
-	var errs [4]error
+	var errs [6]error
 	v.Env, errs[0] = decodeTexts(r.env)
 	v.Secrets, errs[1] = decodeTexts(r.secrets)
 	v.Labels, errs[2] = decodeTexts(r.labels)
 	errs[3] = (jsonText{r.own}).into(&v.Own)
+	errs[4] = (jsonText{r.idle}).into(&v.Idle)
+	errs[5] = (jsonText{r.wake}).into(&v.Wake)
 	malformed := errors.Join(errs[:]...)
 	var err error
 	if v.Operation, err = r.operation.operation(); v.Operation != nil {
@@ -126,5 +137,5 @@ func (r *pageRow) readInstance() (*fleet.Instance, error) {
 	}
 	var err error
 	out.Endpoints, err = decodeArray(x.endpoints, setEndpoint)
-	return out, errors.Join(err, jsonText{x.exit}.into(&out.Exit))
+	return out, errors.Join(err, jsonText{x.exit}.into(&out.Exit), jsonText{x.saved}.into(&out.Saved))
 }

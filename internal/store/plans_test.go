@@ -18,7 +18,8 @@ import (
 )
 
 // growing are the tables that have a row or more for each installation.
-var growing = []string{"installation", "instance", "volume", "operation", "event", "address_lease", "idempotency_key"}
+var growing = []string{"installation", "instance", "volume", "operation", "event", "address_lease", "idempotency_key",
+	"installation_dns_name", "gateway_port", "installation_activity"}
 
 // planNode is what matters of EXPLAIN (FORMAT JSON).
 type planNode struct {
@@ -141,7 +142,9 @@ func hot(t testing.TB) map[string]string {
 		"WriteChange": writeChangeSQL, "ViewByID": viewByIDSQL, "ViewByName": viewByNameSQL, "Operation": operationSQL, "Extend": extendSQL,
 		"Release": releaseSQL, "ReadKey": readKeySQL,
 		"ClusterByID": clusterByIDSQL, "ClusterByName": clusterByNameSQL, "DeleteCluster": deleteClusterSQL,
-		"LockServing": lockServingSQL, "InstancePlace": instancePlaceSQL, "DeletedVolumes": deletedVolumesSQL, "ObserveExit": observeExitSQL, "Route": routeSQL, "PruneKeys": pruneKeysSQL,
+		"LockServing": lockServingSQL, "InstancePlace": instancePlaceSQL, "DeletedVolumes": deletedVolumesSQL, "ObserveExit": observeExitSQL, "PruneKeys": pruneKeysSQL,
+		"Route": routeByNameSQL, "RouteByDNSName": routeByDNSNameSQL, "RoutesOf": routesOfSQL, "TakenName": takenSQL,
+		"RecordActivity": recordActivitySQL, "IdleCandidates": idleCandidatesSQL, "SchedulesSeen": schedulesSeenSQL,
 	}
 	for name, q := range map[string]fleet.OperationQuery{
 		"OperationsOfResource": {Resource: fleet.NewID()}, "OperationsOfName": {Resource: "tenant-1"}, "OperationsOfResourceBefore": {Resource: fleet.NewID(), Before: "x"},
@@ -229,6 +232,9 @@ func TestQueryPlans(t *testing.T) {
 	newest, args, err := operationsQuery(fleet.OperationQuery{Limit: 100})
 	require.NoError(t, err)
 	require.Empty(t, p.generic(newest, fmt.Sprint(args[0])).findings("operation"))
+	// Run, too: few rows are read, though a row is there for each installation.
+	require.Empty(t, p.generic(idleCandidatesSQL, "100").findings(""))
+	require.Empty(t, p.generic(routesOfSQL, "ARRAY['"+string(w.cluster.Hosts[0].ID)+"']", "'"+bulkID(rows/2)+"'", "500").findings(""))
 	require.Empty(t, p.generic(pruneEventsSQL, "1000000000", "1000").findings("event"))
 	require.Empty(t, p.generic(pruneOperationsSQL, "86400000", "1000", "''").findings(""))
 
@@ -238,10 +244,14 @@ func TestQueryPlans(t *testing.T) {
 		{"idempotency_key_pkey", "Resolve", "sequential scan of idempotency_key"},
 		{"installation_name", "ViewByName", "sequential scan of installation"},
 		{"operation_resource", "ViewByID", "sequential scan of operation"},
-		{"instance_installation", "Claim", "sequential scan of instance"},
+		{"instance_installation, instance_host", "Claim", "sequential scan of instance"},
 		{"address_lease_installation", "Commit", "sequential scan of address_lease"},
 		{"operation_worker", "Release", "scan of all of index operation_active"},
 		{"volume_attached", "ObserveExit", "sequential scan of volume"},
+		{"installation_idle", "IdleCandidates", "sequential scan of installation"},
+		{"installation_schedule", "IdleCandidates", "sequential scan of installation"},
+		{"gateway_port_installation", "Route", "sequential scan of gateway_port"},
+		{"installation_dns_name_installation", "Commit", "sequential scan of installation_dns_name"},
 	} {
 		p := plans(t, db)
 		p.exec("ALTER TABLE idempotency_key DROP CONSTRAINT IF EXISTS idempotency_key_pkey")
@@ -253,6 +263,10 @@ func TestQueryPlans(t *testing.T) {
 		require.Contains(t, p.generic(hot(t)[c.statement]).findings(""), c.want, "without %s", c.index)
 		require.NoError(t, p.tx.Rollback())
 	}
+	p = plans(t, db)
+	p.exec("DROP INDEX instance_host")
+	require.NotEmpty(t, p.generic(routesOfSQL, "ARRAY['none']", "''", "500").findings(""), "without instance_host")
+	require.NoError(t, p.tx.Rollback())
 	for index, arg := range map[string]string{"installation_package": "unused", "installation_cluster": "unused"} {
 		p := plans(t, db)
 		p.exec("DROP INDEX " + index)

@@ -15,7 +15,17 @@ const settled = `group_revision = r.number,
 		memory_mib = coalesce((i.own ->> 'memory_mib')::int, (r.config ->> 'memory_mib')::int, 128),
 		vcpus = coalesce((i.own ->> 'vcpus')::int, (r.config ->> 'vcpus')::int, 1),
 		env = coalesce(r.config -> 'env', '{}') || coalesce(i.own -> 'env', '{}'),
+		idle = ` + settledIdle + `, wake = coalesce(r.config -> 'wake', '{}') || coalesce(i.own -> 'wake', '{}'),
+		schedule_seen_at = CASE WHEN ` + settledIdle + ` -> 'schedules' IS NOT DISTINCT FROM i.idle -> 'schedules' THEN i.schedule_seen_at END,
+		schedule_due_at = CASE WHEN ` + settledIdle + ` -> 'schedules' IS NOT DISTINCT FROM i.idle -> 'schedules' THEN i.schedule_due_at
+			WHEN ` + settledIdle + ` ? 'schedules' THEN dormouse_now() END,
 		generation = i.generation + 1, version = i.version + 1, updated_at = dormouse_now()`
+
+// settledIdle is the idle policy among them: IdlePolicy.Over. An installation that sets
+// one of the first two has not the group's of the other.
+const settledIdle = `(coalesce(r.config -> 'idle', '{}')
+		- CASE WHEN i.own -> 'idle' ?| ARRAY['never', 'idle_after_seconds'] THEN ARRAY['never', 'idle_after_seconds'] ELSE '{}'::text[] END
+		|| coalesce(i.own -> 'idle', '{}'))`
 
 const pinSQL = `UPDATE installation i SET ` + settled + `
 FROM group_revision r WHERE i.id = $1 AND r.group_id = i.group_id AND r.number = $2 AND ` + ownIsSound

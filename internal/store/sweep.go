@@ -68,34 +68,3 @@ func (s *Store) NextEpoch(ctx context.Context) (fleet.Epoch, error) {
 	err := s.read(func(tx *Tx) error { return tx.get(ctx, "drawing an epoch", &e, nextEpochSQL) })
 	return e, err
 }
-
-const routeSQL = `SELECT i.id, i.name, i.state, x.endpoints,
-	x.id IS NULL AND i.state = 'stable' AND EXISTS (SELECT FROM operation o WHERE o.resource_id = i.id AND o.state = 'active' AND o.kind = 'move') AS moving
-FROM installation i
-LEFT JOIN instance x ON x.installation_id = i.id AND x.role = 'application' AND x.serving AND x.deleted_at IS NULL
-WHERE i.name = $1 AND i.deleted_at IS NULL`
-
-// Route returns where the gateway finds the installation of that name. One
-// that nothing serves has no address. KindNotFound where there is none.
-func (s *Store) Route(ctx context.Context, name string) (fleet.Route, error) {
-	var row struct {
-		ID        fleet.InstallationID `db:"id"`
-		Name      string               `db:"name"`
-		State     fleet.State          `db:"state"`
-		Endpoints jsonText             `db:"endpoints"`
-		Moving    bool                 `db:"moving"`
-	}
-	err := s.read(func(tx *Tx) error { return tx.get(ctx, "finding a route", &row, routeSQL, name) })
-	if fleet.KindOf(err) == fleet.KindNotFound {
-		return fleet.Route{}, fleet.Errorf(fleet.KindNotFound, "there is no installation %q", name)
-	}
-	if err != nil {
-		return fleet.Route{}, err
-	}
-	var endpoints []fleet.Endpoint
-	if err := row.Endpoints.into(&endpoints); err != nil {
-		return fleet.Route{}, err
-	}
-	first, _ := fleet.FirstEndpoint(endpoints)
-	return fleet.Route{InstallationID: row.ID, Name: row.Name, State: row.State, Address: first.Address, Moving: row.Moving}, nil
-}
