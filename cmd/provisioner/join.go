@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -128,16 +129,30 @@ func (h *hub) committed(ids []fleet.OperationID) {
 }
 
 // routes lets the gateway ask the store.
-type routes struct{ store *store.Store }
+type routes struct {
+	store  *store.Store
+	domain string
+}
 
-func (r routes) Route(ctx context.Context, name string) (gateway.Route, error) {
+// Route implements gateway.Routes.
+func (r routes) Route(ctx context.Context, host string) (gateway.Route, error) {
+	name, ok := strings.CutSuffix(host, "."+strings.ToLower(strings.Trim(r.domain, ".")))
+	if !ok {
+		return gateway.Route{}, fleet.Errorf(fleet.KindNotFound, "no installation is reached at %s", host)
+	}
 	return r.store.Route(ctx, name)
 }
+
+// All implements gateway.Routes: nothing is listed, so each route is asked for when somebody comes.
+func (r routes) All(context.Context, string) ([]gateway.Route, string, error) { return nil, "", nil }
 
 // gatewayMetrics counts what the gateway does.
 type gatewayMetrics struct {
 	requests *prometheus.CounterVec
 	lookups  *prometheus.CounterVec
+	wakes    *prometheus.CounterVec
+	refused  *prometheus.CounterVec
+	phases   *prometheus.HistogramVec
 	seconds  prometheus.Histogram
 }
 
@@ -150,8 +165,35 @@ func newGatewayMetrics(reg prometheus.Registerer) *gatewayMetrics {
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "dormouse_gateway_request_seconds", Help: "Duration of requests.", Buckets: prometheus.ExponentialBuckets(0.001, 3, 10)}),
 	}
-	reg.MustRegister(m.requests, m.lookups, m.seconds)
+	m.wakes = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "dormouse_gateway_wakes_total", Help: "Wakes that visits began, by result."}, []string{"result"})
+	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "dormouse_gateway_refused_total", Help: "Answers of the gateway's own, by reason."}, []string{"reason"})
+	m.phases = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "dormouse_gateway_wake_seconds", Help: "What the visitor who began a wake waited for, by phase.",
+		Buckets: prometheus.ExponentialBuckets(0.005, 2, 13)}, []string{"phase"})
+	reg.MustRegister(m.requests, m.lookups, m.seconds, m.wakes, m.refused, m.phases)
 	return m
+}
+
+// Wake implements gateway.Metrics.
+func (m *gatewayMetrics) Wake(result string) { m.wakes.WithLabelValues(result).Inc() }
+
+// Phase implements gateway.Metrics.
+func (m *gatewayMetrics) Phase(phase gateway.Phase, elapsed time.Duration) {
+	m.phases.WithLabelValues(string(phase)).Observe(elapsed.Seconds())
+}
+
+// Refused implements gateway.Metrics.
+func (m *gatewayMetrics) Refused(reason string) { m.refused.WithLabelValues(reason).Inc() }
+
+// register shows what is going on in a gateway now.
+func (m *gatewayMetrics) register(reg prometheus.Registerer, load func() gateway.Load) {
+	gauge := func(name, help string, value func(gateway.Load) int64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value(load())) }))
+	}
+	gauge("dormouse_gateway_held", "Requests that wait for a machine.", func(l gateway.Load) int64 { return l.Held })
+	gauge("dormouse_gateway_open", "Requests and connections that were passed on and have not ended.", func(l gateway.Load) int64 { return l.Open })
 }
 
 // Request implements gateway.Metrics.

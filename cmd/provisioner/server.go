@@ -198,10 +198,13 @@ func (s *server) listen(ctx context.Context) error {
 		}
 	}
 	if s.c.has(roleGateway) {
+		metrics := newGatewayMetrics(s.metrics)
 		gw := gateway.New(gateway.Options{
-			Routes: routes{s.stores.api}, Dial: s.places.dial, Domain: s.c.gatewayDomain, Log: s.log, Metrics: newGatewayMetrics(s.metrics),
+			Routes: routes{s.stores.api, s.c.gatewayDomain}, Dial: s.places.dial, Domain: s.c.gatewayDomain, Log: s.log, Metrics: metrics,
+			FreshFor: time.Second, // nobody calls Changed
 		})
-		if err := s.serveHTTP(ctx, "gateway", s.c.gatewayListen, gateway.NewServer(gw)); err != nil {
+		metrics.register(s.metrics, gw.Load)
+		if err := s.serveGateway(ctx, gw); err != nil {
 			return err
 		}
 	}
@@ -209,13 +212,35 @@ func (s *server) listen(ctx context.Context) error {
 	return nil
 }
 
-func (s *server) serveHTTP(ctx context.Context, name, addr string, srv *http.Server) error {
+func (s *server) serveGateway(ctx context.Context, gw *gateway.Gateway) error {
+	l, err := s.open("gateway", s.c.gatewayListen)
+	if err != nil {
+		return err
+	}
+	s.background.Go(func() {
+		if err := gw.Serve(ctx, l); err != nil {
+			s.failed <- fmt.Errorf("serving the gateway: %w", err)
+		}
+	})
+	return nil
+}
+
+// open listens for a part.
+func (s *server) open(name, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return fleet.Errorf(fleet.KindUnavailable, "listening for the %s: %w: stop what listens there, or choose another address", name, err)
+		return nil, fleet.Errorf(fleet.KindUnavailable, "listening for the %s: %w: stop what listens there, or choose another address", name, err)
+	}
+	s.log.WithFields(logrus.Fields{"part": name, "address": l.Addr().String()}).Info("listening")
+	return l, nil
+}
+
+func (s *server) serveHTTP(ctx context.Context, name, addr string, srv *http.Server) error {
+	l, err := s.open(name, addr)
+	if err != nil {
+		return err
 	}
 	srv.BaseContext = func(net.Listener) context.Context { return ctx }
-	s.log.WithFields(logrus.Fields{"part": name, "address": l.Addr().String()}).Info("listening")
 	s.background.Go(func() {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			s.failed <- fmt.Errorf("serving the %s: %w", name, err)

@@ -1,18 +1,17 @@
 package gateway
 
 import (
-	"bufio"
 	"context"
-	"log"
 	"net"
-	"net/http"
-	"net/http/httputil"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/gateway/wire"
 )
 
 // DefaultDomain is the domain under which installations are reached where none
@@ -23,69 +22,128 @@ const DefaultDomain = "localhost"
 // Route is where an installation is.
 type Route = fleet.Route
 
-// Routes finds installations by name.
+// Routes is what the control plane says about installations.
 type Routes interface {
-	// Route returns KindNotFound where no installation that is not deleted has
-	// that name.
-	Route(ctx context.Context, name string) (Route, error)
+	// Route returns the installation that is reached by a host name, which is in
+	// lower case and without a port: NAME.DOMAIN, or one of its DNS names.
+	// KindNotFound where there is none that is not deleted.
+	Route(ctx context.Context, host string) (Route, error)
+	// All lists the installations of the hosts here, in the order of their IDs,
+	// from the first after the one given; next is "" at the end.
+	All(ctx context.Context, after string) (routes []Route, next string, err error)
 }
 
-// Metrics is told what the gateway does. Its methods are called concurrently
-// and must return at once.
-type Metrics interface {
-	// Request is told of each request when it has ended, upgraded connections
-	// included. The status is 0 where the client was gone before an answer.
-	Request(status int, elapsed time.Duration)
-	// Lookup is told of each question to Routes: "found", "unknown" or "failed".
-	Lookup(result string)
+// Local is what this host knows of its own machines. Where it knows one, its
+// word counts more than that of Routes.
+type Local interface {
+	// Here returns what the host knows of an instance; false where it is not here.
+	// It is asked at every request and under a lock: it answers from memory, and
+	// calls nothing of the gateway.
+	Here(id fleet.InstanceID) (Here, bool)
+}
+
+// Here is what a host knows of one of its machines.
+type Here struct {
+	// Serves: it is on, and has said that it is ready if it says such things.
+	Serves bool
+	// Asleep: it is off because it was suspended, and a visit may wake it.
+	Asleep bool
+	// Endpoints are where it is reached while it serves; where there are none,
+	// what Routes said is used.
+	Endpoints []fleet.Endpoint
+	// Run names this run of the machine, where the host has a name for it.
+	Run string
+	// Tier is how the memory of one that is asleep is kept; empty is unknown.
+	Tier fleet.SleepTier
+}
+
+// Waker wakes sleepers.
+type Waker interface {
+	// Wake returns when the installation serves, or with the reason why it does
+	// not. It is called once however many wait, also for one that somebody else
+	// is waking, making, restarting, updating or moving: then it just waits. It
+	// must respect ctx.
+	Wake(ctx context.Context, route Route) (Woken, error)
+}
+
+// Woken is what came of a wake.
+type Woken struct {
+	// Route is where the installation serves now.
+	Route Route
+	// Restore is how long it took until the machine ran; 0 is unknown.
+	Restore time.Duration
 }
 
 // Options configure a Gateway.
 type Options struct {
-	// Routes and Dial are required. Dial connects to a Route's address.
+	// Routes and Dial are required. Dial connects to an instance's address.
 	Routes Routes
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	// Local may be nil: then only Routes is believed.
+	Local Local
+	// Waker may be nil: then a request for what does not serve is refused.
+	Waker Waker
+	// Report may be nil: then activity is only counted.
+	Report Report
 	// Domain is what follows an installation's name in its host name;
 	// DefaultDomain where empty.
 	Domain string
+	// Dir is an existing directory of the gateway's own, for its copy of the
+	// routes; where empty, none is kept.
+	Dir string
+	// FreshFor is how long a route is used without asking again, unless Changed
+	// says so; 0 is 30 s.
+	FreshFor time.Duration
+	// PortHosts are the addresses on which the gateway's own TCP ports are opened;
+	// where there are none, they are not.
+	PortHosts []string
 	// DialTimeout bounds connecting to an instance; 0 is 2 s.
 	DialTimeout time.Duration
 	// AnswerTimeout bounds the wait for the head of an answer; 0 is 2 minutes.
 	// The body may take as long as it takes.
 	AnswerTimeout time.Duration
+	// HoldTime bounds how long a request is held; 0 is 30 s. PageAfter is how long
+	// a browser is held before it gets the page that says so; 0 is 2.5 s.
+	HoldTime, PageAfter time.Duration
+	// WakeTime bounds one wake, which goes on when nobody waits any more; 0 is 2 minutes.
+	WakeTime time.Duration
+	// MaxHeld and MaxHeldEach bound the requests held at once, of all
+	// installations and of each; 0 is 10,000 and 1,000. MaxHeldBytes bounds what
+	// their heads take; 0 is 64 MiB.
+	MaxHeld, MaxHeldEach int
+	MaxHeldBytes         int64
+	// WakesPerHour bounds the wakes of an installation whose rules say nothing;
+	// 0 is 120. SourceWakesPerHour bounds those that one network causes (/24 of
+	// IPv4, /56 of IPv6); 0 is 1,200. Below 0 is unbounded.
+	WakesPerHour, SourceWakesPerHour int
+	// ReportEvery is how often activity is reported; 0 is 10 s.
+	ReportEvery time.Duration
 	// Log and Metrics may be nil.
 	Log     logrus.FieldLogger
 	Metrics Metrics
-	// Clock is time.Now where nil.
-	Clock func() time.Time
 }
 
-// Gateway is the http.Handler that passes requests on.
-type Gateway struct {
-	suffix  string
-	routes  *cache
-	proxy   *httputil.ReverseProxy
-	log     logrus.FieldLogger
-	metrics Metrics
-	clock   func() time.Time
+func orDefault[T comparable](value *T, standard T) {
+	var zero T
+	if *value == zero {
+		*value = standard
+	}
 }
 
-type noMetrics struct{}
-
-func (noMetrics) Request(int, time.Duration) {}
-func (noMetrics) Lookup(string)              {}
-
-// New returns a gateway. Serve it with NewServer, which guards against slow clients.
-func New(o Options) *Gateway {
-	if o.Domain == "" {
-		o.Domain = DefaultDomain
-	}
-	if o.DialTimeout == 0 {
-		o.DialTimeout = 2 * time.Second
-	}
-	if o.AnswerTimeout == 0 {
-		o.AnswerTimeout = 2 * time.Minute
-	}
+func (o *Options) setDefaults() {
+	orDefault(&o.Domain, DefaultDomain)
+	orDefault(&o.FreshFor, 30*time.Second)
+	orDefault(&o.DialTimeout, 2*time.Second)
+	orDefault(&o.AnswerTimeout, 2*time.Minute)
+	orDefault(&o.HoldTime, 30*time.Second)
+	orDefault(&o.PageAfter, 2500*time.Millisecond)
+	orDefault(&o.WakeTime, 2*time.Minute)
+	orDefault(&o.MaxHeld, 10000)
+	orDefault(&o.MaxHeldEach, 1000)
+	orDefault(&o.MaxHeldBytes, 64<<20)
+	orDefault(&o.WakesPerHour, 120)
+	orDefault(&o.SourceWakesPerHour, 1200)
+	orDefault(&o.ReportEvery, 10*time.Second)
 	if o.Log == nil {
 		quiet := logrus.New()
 		quiet.SetLevel(logrus.PanicLevel)
@@ -94,150 +152,78 @@ func New(o Options) *Gateway {
 	if o.Metrics == nil {
 		o.Metrics = noMetrics{}
 	}
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
+}
+
+// Gateway is the wire.Handler that says where each request goes.
+type Gateway struct {
+	o       Options
+	suffix  string // "." and the domain
+	book    *book
+	log     logrus.FieldLogger
+	metrics Metrics
+	sources *budgets
+	pace    pace
+	ports   *ports
+
+	held, heldBytes, open atomic.Int64
+
+	// wakes are the wakes under way; they end with life.
+	wakes sync.WaitGroup
+	life  context.Context
+	end   context.CancelFunc
+
+	mu    sync.RWMutex
+	doors map[fleet.InstallationID]*door
+}
+
+var _ wire.Handler = (*Gateway)(nil)
+
+// New returns a gateway that knows what its directory says. It answers at once;
+// Serve opens it and keeps what it knows up to date.
+func New(o Options) *Gateway {
+	o.setDefaults()
 	g := &Gateway{
+		o:       o,
 		suffix:  "." + strings.ToLower(strings.Trim(o.Domain, ".")),
-		routes:  newCache(o.Routes, o.Metrics, o.Clock),
-		log:     o.Log,
+		log:     o.Log.WithField("component", "gateway"),
 		metrics: o.Metrics,
-		clock:   o.Clock,
+		sources: newBudgets(maxSources, o.SourceWakesPerHour),
+		doors:   make(map[fleet.InstallationID]*door),
 	}
-	g.proxy = &httputil.ReverseProxy{
-		Rewrite:       rewrite,
-		Transport:     newTransport(o),
-		FlushInterval: -1, // events are worth nothing in a buffer
-		ErrorHandler:  g.backendFailed,
-		ErrorLog:      log.New(logWriter{o.Log}, "", 0),
-	}
+	g.life, g.end = context.WithCancel(context.Background())
+	g.ports = newPorts(g)
+	g.book = newBook(g)
 	return g
 }
 
-// NewServer returns a server for a gateway, ready for Serve. A client has 10 s
-// to send a request's head and 2 minutes between requests; bodies and answers
-// may take as long as they take.
-func NewServer(g *Gateway) *http.Server {
-	return &http.Server{
-		Handler:           g,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          log.New(logWriter{g.log}, "", 0),
+// door returns an installation's door.
+func (g *Gateway) door(id fleet.InstallationID) *door {
+	g.mu.RLock()
+	d := g.doors[id]
+	g.mu.RUnlock()
+	if d != nil {
+		return d
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if d = g.doors[id]; d == nil {
+		d = newDoor(g, id)
+		g.doors[id] = d
+	}
+	return d
 }
 
-// logWriter passes on what the standard library logs.
-type logWriter struct{ log logrus.FieldLogger }
-
-func (w logWriter) Write(line []byte) (int, error) {
-	w.log.WithField("component", "gateway").Warn(strings.TrimSpace(string(line)))
-	return len(line), nil
+// allDoors returns the doors there are.
+func (g *Gateway) allDoors() []*door {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	all := make([]*door, 0, len(g.doors))
+	for _, d := range g.doors {
+		all = append(all, d)
+	}
+	return all
 }
 
-// ServeHTTP implements http.Handler.
-func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	begin := g.clock()
-	recorder := &recorder{ResponseWriter: w}
-	defer func() { g.metrics.Request(recorder.status, g.clock().Sub(begin)) }()
-	route, refusal := g.route(r)
-	if refusal != nil {
-		refusal.write(recorder, r)
-		return
-	}
-	g.proxy.ServeHTTP(recorder, r.WithContext(context.WithValue(r.Context(), routeKey{}, route)))
-}
-
-// route returns where a request goes, or why it goes nowhere.
-func (g *Gateway) route(r *http.Request) (Route, *refusal) {
-	if r.Method == http.MethodConnect {
-		return Route{}, &refusal{status: http.StatusMethodNotAllowed, title: "This is no forward proxy"}
-	}
-	name, refused := installationName(r.Host, g.suffix)
-	if refused != nil {
-		return Route{}, refused
-	}
-	route, err := g.routes.route(r.Context(), name)
-	switch {
-	case fleet.KindOf(err) == fleet.KindNotFound:
-		return Route{}, unknown(name)
-	case err != nil:
-		g.log.WithError(err).WithField("installation", name).Warn("looking up a route")
-		return Route{}, &refusal{status: http.StatusServiceUnavailable, title: "Try again in a moment",
-			detail: "Where this workspace is can't be found out right now.", retryAfter: 2 * time.Second}
-	}
-	return route, unavailable(route)
-}
-
-// installationName takes an installation's name out of a Host header.
-func installationName(host, suffix string) (string, *refusal) {
-	bad := &refusal{status: http.StatusBadRequest, title: "Bad host name", detail: "Use the address NAME" + suffix + " of a workspace."}
-	if strings.HasPrefix(host, "[") {
-		return "", bad // an IPv6 literal
-	}
-	if name, port, ok := strings.Cut(host, ":"); ok {
-		if port == "" || strings.Trim(port, "0123456789") != "" {
-			return "", bad
-		}
-		host = name
-	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if host == "" || net.ParseIP(host) != nil {
-		return "", bad
-	}
-	name, ok := strings.CutSuffix(host, suffix)
-	if !ok || strings.Contains(name, ".") {
-		return "", &refusal{status: http.StatusNotFound, title: "No such workspace", detail: bad.detail}
-	}
-	if !isLabel(name) {
-		return "", bad
-	}
-	return name, nil
-}
-
-// isLabel tells whether s is a DNS label (RFC 1123, section 2.1) in lower case.
-func isLabel(s string) bool {
-	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
-		return false
-	}
-	for _, c := range s {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	return true
-}
-
-// recorder remembers the status of an answer. Unwrap lets the reverse proxy
-// flush.
-type recorder struct {
-	http.ResponseWriter
-	status int
-}
-
-func (r *recorder) WriteHeader(status int) {
-	if r.status < 200 && r.status != http.StatusSwitchingProtocols { // 1xx are followed by the real one
-		r.status = status
-	}
-	r.ResponseWriter.WriteHeader(status)
-}
-
-func (r *recorder) Write(b []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
-	}
-	return r.ResponseWriter.Write(b)
-}
-
-// Hijack implements http.Hijacker: the reverse proxy takes over the connection
-// to answer an upgrade, past WriteHeader.
-func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := http.NewResponseController(r.ResponseWriter).Hijack()
-	if err == nil {
-		r.status = http.StatusSwitchingProtocols
-	}
-	return conn, buffered, err
-}
-
-// Unwrap lets http.ResponseController reach the rest.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+// Changed says that what Routes would say of an installation may be new. It
+// returns at once.
+func (g *Gateway) Changed(id fleet.InstallationID) { g.book.changed(id) }

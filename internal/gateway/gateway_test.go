@@ -11,109 +11,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
 )
-
-// fakeRoutes is a Routes whose answers and time the test decides.
-type fakeRoutes struct {
-	mu     sync.Mutex
-	routes map[string]Route
-	err    error
-	asked  int
-	now    time.Time
-	gate   chan struct{} // where not nil, a lookup waits for it
-}
-
-func newRoutes(routes ...Route) *fakeRoutes {
-	f := &fakeRoutes{routes: make(map[string]Route), now: time.Unix(1e9, 0)}
-	for _, r := range routes {
-		f.routes[r.Name] = r
-	}
-	return f
-}
-
-func (f *fakeRoutes) Route(ctx context.Context, name string) (Route, error) {
-	f.mu.Lock()
-	f.asked++
-	route, ok := f.routes[name]
-	err, gate := f.err, f.gate
-	f.mu.Unlock()
-	if gate != nil {
-		select {
-		case <-gate:
-		case <-ctx.Done():
-			return Route{}, ctx.Err()
-		}
-	}
-	if err == nil && !ok {
-		err = fleet.Errorf(fleet.KindNotFound, "no %s", name)
-	}
-	return route, err
-}
-
-func (f *fakeRoutes) clock() time.Time {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.now
-}
-
-func (f *fakeRoutes) change(c func()) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	c()
-}
-
-func (f *fakeRoutes) lookups() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.asked
-}
-
-type recordedMetrics struct{ statuses, lookups sync.Map }
-
-func (m *recordedMetrics) Request(status int, _ time.Duration) { bump(&m.statuses, status) }
-func (m *recordedMetrics) Lookup(result string)                { bump(&m.lookups, result) }
-
-func bump(m *sync.Map, key any) {
-	n, _ := m.LoadOrStore(key, new(atomic.Int64))
-	n.(*atomic.Int64).Add(1)
-}
-
-func tally(m *sync.Map, key any) int64 {
-	n, ok := m.Load(key)
-	if !ok {
-		return 0
-	}
-	return n.(*atomic.Int64).Load()
-}
-
-// newGateway serves a gateway and returns its address.
-func newGateway(t *testing.T, o Options) string {
-	t.Helper()
-	if o.Dial == nil {
-		o.Dial = new(net.Dialer).DialContext
-	}
-	if f, ok := o.Routes.(*fakeRoutes); ok && o.Clock == nil {
-		o.Clock = f.clock
-	}
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
-	require.NoError(t, err)
-	server := NewServer(New(o))
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
-	t.Cleanup(func() {
-		require.NoError(t, server.Close())
-		require.ErrorIs(t, <-ended, http.ErrServerClosed)
-	})
-	return listener.Addr().String()
-}
 
 func backend(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
@@ -123,7 +28,7 @@ func backend(t *testing.T, h http.HandlerFunc) string {
 }
 
 func stable(name, address string) Route {
-	return Route{InstallationID: "i", Name: name, State: fleet.StateStable, Address: address}
+	return Route{InstallationID: fleet.InstallationID("i-" + name), Name: name, State: fleet.StateStable, Address: address}
 }
 
 // get asks the gateway; header lines are "Name: value".
@@ -157,8 +62,7 @@ func TestPassesRequestsOn(t *testing.T) {
 		"Forwarded: for=6.6.6.6", "X-Real-IP: 6.6.6.6")
 	require.Equal(t, http.StatusTeapot, response.StatusCode)
 	require.Equal(t, "ACME.localhost.:8065 /path?q=1;2 [127.0.0.1] [ACME.localhost.:8065] [http] [] []", response.Header.Get("X-Seen"))
-	require.Eventually(t, func() bool { return tally(&metrics.statuses, http.StatusTeapot) == 1 }, time.Minute, time.Millisecond)
-	require.EqualValues(t, 1, tally(&metrics.lookups, "found"))
+	require.Eventually(t, func() bool { return metrics.count("request I'm a teapot") == 1 }, time.Minute, time.Millisecond)
 }
 
 func TestHosts(t *testing.T) {
@@ -166,7 +70,9 @@ func TestHosts(t *testing.T) {
 	address := backend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	routes := newRoutes(stable("acme", address))
 	local := newGateway(t, Options{Routes: routes})
-	configured := newGateway(t, Options{Routes: routes, Domain: "Apps.Example.com."})
+	elsewhere := newRoutes(stable("acme", address))
+	elsewhere.domain = "apps.example.com"
+	configured := newGateway(t, Options{Routes: elsewhere, Domain: "Apps.Example.com."})
 	for _, test := range []struct {
 		gateway, host string
 		want          int
@@ -205,7 +111,7 @@ func TestStates(t *testing.T) {
 	t.Parallel()
 	address := backend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	for _, state := range fleet.States() {
-		gateway := newGateway(t, Options{Routes: newRoutes(Route{Name: "acme", State: state, Address: address})})
+		gateway := newGateway(t, Options{Routes: newRoutes(Route{InstallationID: "i", Name: "acme", State: state, Address: address})})
 		response, body := get(t, gateway, "acme.localhost")
 		doing, described := inWords(state)
 		switch {
@@ -248,10 +154,9 @@ func TestRefusalsSpeakTheClientsLanguage(t *testing.T) {
 	require.Equal(t, "application/problem+json", response.Header.Get("Content-Type"))
 	var document map[string]any
 	require.NoError(t, json.Unmarshal([]byte(body), &document))
-	require.Equal(t, map[string]any{"type": "about:blank", "title": "This workspace is asleep", "status": 503.0}, document)
-	response, body = get(t, gateway, "acme.localhost")
-	require.Equal(t, "text/plain; charset=utf-8", response.Header.Get("Content-Type"))
-	require.Equal(t, "This workspace is asleep\n", body)
+	require.Equal(t, map[string]any{"type": "about:blank", "title": "This workspace is asleep", "status": 503.0, "reason": "not-serving"}, document)
+	response, _ = get(t, gateway, "acme.localhost")
+	require.Equal(t, "application/problem+json", response.Header.Get("Content-Type"))
 	require.Equal(t, "no-store", response.Header.Get("Cache-Control"))
 }
 
@@ -361,43 +266,31 @@ func TestUpgrades(t *testing.T) {
 		require.Equal(t, message, string(echo))
 	}
 	require.NoError(t, conn.Close())
-	require.Eventually(t, func() bool { return tally(&metrics.statuses, http.StatusSwitchingProtocols) == 1 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return metrics.count("request Switching Protocols") == 1 }, time.Minute, time.Millisecond)
 }
 
-func TestSlowClientsAreCutOff(t *testing.T) {
-	t.Parallel()
-	server := NewServer(New(Options{Routes: newRoutes(), Dial: new(net.Dialer).DialContext}))
-	require.Equal(t, 10*time.Second, server.ReadHeaderTimeout)
-	require.Equal(t, 2*time.Minute, server.IdleTimeout)
-	require.Zero(t, server.WriteTimeout, "answers may take as long as they take")
-	require.Zero(t, server.ReadTimeout, "uploads may take as long as they take")
-	server.ReadHeaderTimeout = 50 * time.Millisecond
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
-	require.NoError(t, err)
-	go func() { _ = server.Serve(listener) }() // ends with Close
-	defer server.Close()
-	conn, err := net.Dial("tcp4", listener.Addr().String())
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: ac")
-	require.NoError(t, err)
-	require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
-	_, err = io.ReadAll(conn)
-	require.NoError(t, err, "the server closed it")
-}
-
-// A route is remembered for a second; a workspace that went to sleep within it
+// A route is remembered for a while; a workspace that went to sleep meanwhile
 // must be answered for what it is, not as a machine that does not answer.
 func TestLooksAgainWhereARouteLeadsNowhere(t *testing.T) {
 	t.Parallel()
-	routes := newRoutes(stable("acme", "10.77.0.9:80"))
-	o := Options{Routes: routes, Dial: func(context.Context, string, string) (net.Conn, error) {
-		routes.change(func() {
-			routes.now = routes.now.Add(100 * time.Millisecond)
-			routes.routes["acme"] = Route{InstallationID: "i", Name: "acme", State: fleet.StateHibernating}
-		})
-		return nil, timeoutError{errors.New("no answer")}
-	}}
-	response, _ := get(t, newGateway(t, o), "acme.localhost")
-	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Options{})
+		route := stable("far", "10.9.0.2:80")
+		w.routes.set(route)
+		for what, state := range map[string]fleet.State{"is asleep": fleet.StateHibernating, "is stopped": fleet.StateCrashLooping} {
+			h := head("far.localhost")
+			pass, answer := w.Enter(t.Context(), h)
+			require.Nil(t, answer)
+			time.Sleep(time.Second)
+			slept := route
+			slept.State, slept.Address = state, ""
+			w.routes.set(slept)
+			answer = w.Failed(t.Context(), h, pass, timeoutError{errors.New("no answer of 10.9.0.2")})
+			require.Equal(t, http.StatusServiceUnavailable, answer.Status)
+			require.Contains(t, string(answer.Body), what)
+			pass.Done(answer.Status, nil)
+			w.routes.set(route)
+			time.Sleep(time.Minute)
+		}
+	})
 }

@@ -1,12 +1,7 @@
 package gateway
 
 import (
-	"encoding/json"
-	"html/template"
-	"math"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -14,14 +9,39 @@ import (
 
 // refusal is an answer of the gateway's own.
 type refusal struct {
-	status        int
+	status int
+	// reason is one of a few words, for programs and metrics.
+	reason        string
 	title, detail string
 	// retryAfter is sent in seconds, rounded up; 0 is not sent.
 	retryAfter time.Duration
+	// reloads: a page comes again by itself after retryAfter.
+	reloads bool
+	// hidden: what an unknown name is answered is to be sent instead.
+	hidden bool
 }
 
-func unknown(name string) *refusal {
-	return &refusal{status: http.StatusNotFound, title: "No such workspace", detail: "There is no workspace named " + name + "."}
+// ReasonHeader names the field in which an answer of the gateway's own says why,
+// in a word: so it can be told from an answer of the workspace's.
+const ReasonHeader = "Dormouse-Refused"
+
+func unknown(host string) *refusal {
+	return &refusal{status: http.StatusNotFound, reason: "unknown", title: "No such workspace", detail: "There is no workspace at " + host + "."}
+}
+
+// barred is for a visitor who may not wake what does not serve.
+func barred(v *visit, route Route) *refusal {
+	why := refusalOf(route, v.host)
+	why.reason = "may-not-wake; " + v.barred
+	why.detail = "Requests like this one do not wake it."
+	why.hidden = route.Wake.Hidden
+	return why
+}
+
+// waitingPage is shown to a person whose workspace takes a while.
+func waitingPage() *refusal {
+	return &refusal{status: http.StatusServiceUnavailable, reason: "waiting-page", title: "Your workspace is waking up",
+		detail: "This page opens it by itself in a moment.", retryAfter: shortly, reloads: true}
 }
 
 // activity is what an installation is doing, in words that follow "This workspace".
@@ -30,6 +50,8 @@ type activity struct {
 	retryAfter time.Duration
 	// serves: the instance may answer all the same, so it is asked.
 	serves bool
+	// passing: work on it is under way, after which it serves.
+	passing bool
 }
 
 const (
@@ -42,95 +64,33 @@ const (
 func inWords(state fleet.State) (activity, bool) {
 	switch state {
 	case fleet.StateCreationRequested, fleet.StateCreationInProgress:
-		return activity{"is being created", soon, false}, true
+		return activity{"is being created", soon, false, true}, true
 	case fleet.StateCreationFailed:
-		return activity{"could not be created", later, false}, true
+		return activity{"could not be created", later, false, false}, true
 	case fleet.StateUpdateRequested, fleet.StateUpdateInProgress:
-		return activity{"is being updated", shortly, true}, true
+		return activity{"is being updated", shortly, true, true}, true
 	case fleet.StateUpdateFailed:
-		return activity{"could not be updated", later, true}, true
+		return activity{"could not be updated", later, true, false}, true
 	case fleet.StateRestartRequested, fleet.StateRestartInProgress:
-		return activity{"is restarting", shortly, true}, true
+		return activity{"is restarting", shortly, true, true}, true
 	case fleet.StateRestartFailed:
-		return activity{"could not be restarted", later, true}, true
+		return activity{"could not be restarted", later, true, false}, true
 	case fleet.StateHibernationRequested, fleet.StateHibernationInProgress:
-		return activity{"is going to sleep", soon, true}, true
+		return activity{"is going to sleep", soon, true, true}, true
 	case fleet.StateHibernationFailed:
-		return activity{"could not be put to sleep", later, true}, true
+		return activity{"could not be put to sleep", later, true, false}, true
 	case fleet.StateHibernating:
-		return activity{"is asleep", later, false}, true
+		return activity{"is asleep", later, false, false}, true
 	case fleet.StateWakeUpRequested, fleet.StateWakeUpInProgress:
-		return activity{"is waking up", shortly, false}, true
+		return activity{"is waking up", shortly, false, true}, true
 	case fleet.StateWakeUpFailed:
-		return activity{"could not be woken", later, false}, true
+		return activity{"could not be woken", later, false, false}, true
 	case fleet.StateExited:
-		return activity{"is not running: its program has ended", later, false}, true
+		return activity{"is not running: its program has ended", later, false, false}, true
 	case fleet.StateCrashLooping:
-		return activity{"is stopped, because its program keeps crashing", later, false}, true
+		return activity{"is stopped, because its program keeps crashing", later, false, false}, true
 	case fleet.StateDeletionRequested, fleet.StateDeletionInProgress, fleet.StateDeletionFailed:
-		return activity{"is being deleted", later, false}, true
+		return activity{"is being deleted", later, false, false}, true
 	}
 	return activity{}, false
-}
-
-// unavailable returns why an installation can't be asked now; nil if it can.
-func unavailable(route Route) *refusal {
-	if route.State == fleet.StateDeleted {
-		return unknown(route.Name)
-	}
-	doing, described := inWords(route.State)
-	if route.Address != "" && (doing.serves || !described) {
-		return nil
-	}
-	switch {
-	case route.Moving:
-		doing = activity{"is being moved to another machine", shortly, false}
-	case !described:
-		doing = activity{"has no web address", later, false}
-	}
-	return &refusal{status: http.StatusServiceUnavailable, title: "This workspace " + doing.words, retryAfter: doing.retryAfter}
-}
-
-// problem is a problem document (RFC 9457).
-type problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail,omitempty"`
-}
-
-// write sends the refusal: as JSON to who asks for it, as a page to browsers,
-// as text to others.
-func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
-	header := w.Header()
-	header.Set("Cache-Control", "no-store")
-	header.Set("X-Content-Type-Options", "nosniff")
-	if f.retryAfter > 0 {
-		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(f.retryAfter.Seconds()))))
-	}
-	accept := strings.ToLower(strings.Join(r.Header.Values("Accept"), ","))
-	// What follows fails only where the client is gone.
-	switch {
-	case strings.Contains(accept, "text/html"):
-		header.Set("Content-Type", "text/html; charset=utf-8")
-		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		w.WriteHeader(f.status)
-		_ = page().Execute(w, map[string]string{"Title": f.title, "Detail": f.detail})
-	case strings.Contains(accept, "json"):
-		header.Set("Content-Type", "application/problem+json")
-		w.WriteHeader(f.status)
-		_ = json.NewEncoder(w).Encode(problem{Type: "about:blank", Title: f.title, Status: f.status, Detail: f.detail})
-	default:
-		header.Set("Content-Type", "text/plain; charset=utf-8")
-		w.WriteHeader(f.status)
-		_, _ = w.Write([]byte(strings.TrimSpace(f.title+"\n"+f.detail) + "\n"))
-	}
-}
-
-func page() *template.Template {
-	return template.Must(template.New("refusal").Parse(`<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{.Title}}</title>
-<style>body{font:1rem/1.5 system-ui,sans-serif;max-width:32rem;margin:20vh auto;padding:0 1rem}</style>
-<h1>{{.Title}}</h1>{{with .Detail}}<p>{{.}}</p>{{end}}</html>
-`))
 }
