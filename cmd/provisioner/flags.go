@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,7 +32,7 @@ type config struct {
 	dataDir        string
 	secretKeyFile  string
 	listen         string
-	gatewayListen  string
+	gatewayListen  []string
 	gatewayDomain  string
 	roles          []string
 	accel          string
@@ -60,7 +61,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	c.bindData(flags)
 	c.bindKey(flags)
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
-	flags.StringVar(&c.gatewayListen, "gateway-listen", "127.0.0.1:8065", "address of the gateway")
+	flags.StringSliceVar(&c.gatewayListen, "gateway-listen", []string{"127.0.0.1:8065", "[::1]:8065"}, "addresses of the gateway, separated by commas; the first one is named in URLs")
 	flags.StringVar(&c.gatewayDomain, "gateway-domain", "localhost", "domain under which installations are reached by name")
 	flags.StringSliceVar(&c.roles, "roles", []string{roleAPI, roleSupervisor, roleGateway, roleHost}, "what this process does")
 	flags.StringVar(&c.initPath, "init", "", "the init of linux guests (default: `init` beside this program)")
@@ -144,6 +145,9 @@ func (c *config) check() error {
 	if _, err := c.connections(); err != nil {
 		return err
 	}
+	if err := c.checkGateway(); err != nil {
+		return err
+	}
 	if c.simulator != "" {
 		if err := remote.CheckURL(c.simulator); err != nil {
 			return err
@@ -155,6 +159,27 @@ func (c *config) check() error {
 		}
 	}
 	return c.checkDataDir()
+}
+
+func (c *config) checkGateway() error {
+	if len(c.gatewayListen) == 0 {
+		return fleet.Errorf(fleet.KindInvalid, "--gateway-listen is empty: give an address such as 127.0.0.1:8065")
+	}
+	for _, address := range c.gatewayListen {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return fleet.Errorf(fleet.KindInvalid, "--gateway-listen %q: give HOST:PORT, such as 127.0.0.1:8065 or [::1]:8065: %w", address, err)
+		}
+	}
+	return nil
+}
+
+// portHosts are the addresses at which the gateway's own TCP ports are reached.
+func (c *config) portHosts() []string {
+	hosts := make([]string, len(c.gatewayListen))
+	for n, address := range c.gatewayListen {
+		hosts[n], _, _ = net.SplitHostPort(address)
+	}
+	return hosts
 }
 
 func (c *config) checkDataDir() error {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -116,35 +115,15 @@ func (h *hub) Changed(operation string) <-chan struct{} {
 	return c
 }
 
-// committed wakes who waits for one of these operations.
-func (h *hub) committed(ids []fleet.OperationID) {
+// committed wakes who waits for the operation.
+func (h *hub) committed(id fleet.OperationID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, id := range ids {
-		if c, ok := h.waiters[string(id)]; ok {
-			close(c)
-			delete(h.waiters, string(id))
-		}
+	if c, ok := h.waiters[string(id)]; ok {
+		close(c)
+		delete(h.waiters, string(id))
 	}
 }
-
-// routes lets the gateway ask the store.
-type routes struct {
-	store  *store.Store
-	domain string
-}
-
-// Route implements gateway.Routes.
-func (r routes) Route(ctx context.Context, host string) (gateway.Route, error) {
-	name, ok := strings.CutSuffix(host, "."+strings.ToLower(strings.Trim(r.domain, ".")))
-	if !ok {
-		return gateway.Route{}, fleet.Errorf(fleet.KindNotFound, "no installation is reached at %s", host)
-	}
-	return r.store.Route(ctx, name)
-}
-
-// All implements gateway.Routes: nothing is listed, so each route is asked for when somebody comes.
-func (r routes) All(context.Context, string) ([]gateway.Route, string, error) { return nil, "", nil }
 
 // gatewayMetrics counts what the gateway does.
 type gatewayMetrics struct {

@@ -30,7 +30,10 @@ import (
 
 // places are the providers of this process and what belongs to them.
 type places struct {
-	store    *store.Store
+	// store is nil until the database has been reached.
+	store *store.Store
+	// visits is nil where there is no host.
+	visits   *visits
 	builder  builder
 	images   *imagebuilder.Builder
 	evidence evidence
@@ -85,8 +88,8 @@ func openSimulator(c config, d *dataDir, log logrus.FieldLogger, changed func(fl
 // openPlaces opens the image builder and the providers, and adopts the
 // machines that run. changed is told of every instance that something happened to,
 // spoke of those whose console has more.
-func openPlaces(ctx context.Context, c config, d *dataDir, st *store.Store, log logrus.FieldLogger, changed, spoke func(fleet.InstanceID)) (*places, error) {
-	p := &places{store: st, host: d.host, log: log}
+func openPlaces(ctx context.Context, c config, d *dataDir, log logrus.FieldLogger, changed, spoke func(fleet.InstanceID)) (*places, error) {
+	p := &places{host: d.host, log: log}
 	var err error
 	if p.releases, err = releases.Open(releases.Options{Dir: filepath.Join(c.imageDir, "releases")}); err != nil {
 		return p, err
@@ -190,7 +193,7 @@ func (p *places) close(ctx context.Context, stop bool) error {
 func (p *places) installation() map[fleet.ProviderKind]installation.Place {
 	places := map[fleet.ProviderKind]installation.Place{}
 	if p.kvm != nil {
-		places[fleet.ProviderKVM] = installation.Place{Provider: p.kvm, Images: p.images, Local: true}
+		places[fleet.ProviderKVM] = installation.Place{Provider: quietHost{p.kvm, p.visits}, Images: p.images, Local: true}
 	}
 	if p.sim != nil {
 		places[fleet.ProviderSim] = installation.Place{Provider: p.sim, Images: noImages{}}

@@ -73,8 +73,11 @@ type server struct {
 	calls gather
 	// signals and watcher are where the providers' signals go, once they run:
 	// adopted machines may signal before.
-	signals atomic.Pointer[engine.Engine]
-	watcher atomic.Pointer[installation.Watcher]
+	signals  atomic.Pointer[engine.Engine]
+	watcher  atomic.Pointer[installation.Watcher]
+	visitors atomic.Pointer[visits]
+	// visits joins gateway and host; nil where there is no host.
+	visits *visits
 
 	background sync.WaitGroup
 	failed     chan error
@@ -121,7 +124,9 @@ func serve(ctx context.Context, c config) error {
 
 // run starts everything and returns when ctx ends or a part fails for good.
 func (s *server) run(ctx context.Context) error {
-	steps := []func(context.Context) error{s.openData, s.openDatabase, s.openSecrets, s.openPlaces, s.startEngine, s.startSupervision, s.listen}
+	// Tenants come first: they are served and woken whether there is a control plane or not.
+	steps := []func(context.Context) error{s.openData, s.openPlaces, s.openGateway, s.awaitDatabase, s.openSecrets, s.joinPlaces,
+		s.startEngine, s.startSupervision, s.listen}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -163,6 +168,8 @@ func (s *server) openDatabase(ctx context.Context) (err error) {
 		return err
 	}
 	if s.stores, err = openStores(ctx, s.database, conns, s.metrics); err != nil {
+		s.stores.close()
+		s.stores = stores{}
 		return err
 	}
 	s.log.WithFields(conns.fields()).Info("connections to the database at most")
@@ -177,8 +184,7 @@ func (s *server) openSecrets(ctx context.Context) (err error) {
 	return err
 }
 
-// listen opens the API and the gateway. Both are open before the first line
-// that says so.
+// listen opens the API. It and the gateway are open before the line that says so.
 func (s *server) listen(ctx context.Context) error {
 	if s.c.has(roleAPI) {
 		hashKey, err := s.box.Derive("idempotency-key hashes")
@@ -197,31 +203,7 @@ func (s *server) listen(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.c.has(roleGateway) {
-		metrics := newGatewayMetrics(s.metrics)
-		gw := gateway.New(gateway.Options{
-			Routes: routes{s.stores.api, s.c.gatewayDomain}, Dial: s.places.dial, Domain: s.c.gatewayDomain, Log: s.log, Metrics: metrics,
-			FreshFor: time.Second, // nobody calls Changed
-		})
-		metrics.register(s.metrics, gw.Load)
-		if err := s.serveGateway(ctx, gw); err != nil {
-			return err
-		}
-	}
 	s.log.WithFields(logrus.Fields{"version": version, "roles": s.c.rolesText(), "data_dir": s.dir.path, "worker": s.dir.worker}).Info("ready")
-	return nil
-}
-
-func (s *server) serveGateway(ctx context.Context, gw *gateway.Gateway) error {
-	l, err := s.open("gateway", s.c.gatewayListen)
-	if err != nil {
-		return err
-	}
-	s.background.Go(func() {
-		if err := gw.Serve(ctx, l); err != nil {
-			s.failed <- fmt.Errorf("serving the gateway: %w", err)
-		}
-	})
 	return nil
 }
 
@@ -259,7 +241,7 @@ func (s *server) serveHTTP(ctx context.Context, name, addr string, srv *http.Ser
 
 // gatewayURL is where an installation's users reach it.
 func (s *server) gatewayURL(name string) string {
-	_, port, err := net.SplitHostPort(s.c.gatewayListen)
+	_, port, err := net.SplitHostPort(s.c.gatewayListen[0])
 	host := name + "." + s.c.gatewayDomain
 	if err != nil || port == "80" {
 		return "http://" + host

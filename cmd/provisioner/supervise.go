@@ -20,16 +20,34 @@ func (s *server) openPlaces(ctx context.Context) (err error) {
 			s.background.Go(func() { s.places.take(ctx, id) })
 		}
 	}
-	s.places, err = openPlaces(ctx, s.c, s.dir, s.stores.background(), s.log, func(id fleet.InstanceID) {
+	s.places, err = openPlaces(ctx, s.c, s.dir, s.log, func(id fleet.InstanceID) {
+		if v := s.visitors.Load(); v != nil {
+			v.changed(id)
+		}
 		if e := s.signals.Load(); e != nil {
 			e.Signal(string(id))
 			spoke(id)
 		}
 	}, spoke)
-	if err != nil {
+	if err == nil && s.places.kvm != nil {
+		s.visits = newVisits(s.c, s.places.kvm, s.dir.host, s.accepted, s.log)
+		s.places.visits = s.visits
+		s.visitors.Store(s.visits)
+	}
+	return err
+}
+
+// joinPlaces gives the places what they need of the control plane.
+func (s *server) joinPlaces(ctx context.Context) error {
+	s.places.store = s.stores.background()
+	if err := s.places.configure(ctx); err != nil {
 		return err
 	}
-	return s.places.configure(ctx)
+	if s.visits != nil {
+		s.visits.control.Store(s.stores.background())
+		s.background.Go(func() { s.visits.keepTelling(ctx) })
+	}
+	return nil
 }
 
 func (s *server) startEngine(ctx context.Context) (err error) {
@@ -45,7 +63,7 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 	}
 	s.engine, err = engine.New(engine.Options{
 		Store: s.stores.engine, Workflows: workflows, Worker: s.dir.worker, Hosts: hosts, Slots: s.c.slots, Clock: wallClock{}, Log: s.log,
-		OnCommit: s.hub.committed, Unsolicited: s.unsolicited,
+		OnCommit: s.committed, Unsolicited: s.unsolicited,
 	})
 	if err != nil {
 		return err
@@ -65,6 +83,14 @@ func (s *server) startEngine(ctx context.Context) (err error) {
 func (s *server) listenForWork(ctx context.Context) {
 	if err := s.stores.singletons.Listen(ctx, workChannel, s.engine.Wake); err != nil && ctx.Err() == nil {
 		s.log.WithError(err).Warn("not listening for work accepted by other processes; it is found by polling")
+	}
+}
+
+// committed is called after each commit of an operation's step.
+func (s *server) committed(operation fleet.OperationID, installation fleet.InstallationID) {
+	s.hub.committed(operation)
+	if s.visits != nil {
+		s.visits.committed(installation)
 	}
 }
 

@@ -132,6 +132,8 @@ type InstanceStatus struct {
 	// booted although its memory had been saved; empty else.
 	Start      Start
 	ColdReason string
+	// Boot counts the starts, by boot or by resuming; 0 where they are not counted.
+	Boot int
 	// Woken: a visit has woken it, of which whoever asks by epoch has not heard yet.
 	Woken bool
 }

@@ -27,9 +27,11 @@ type Saved struct {
 type SuspendOptions struct {
 	// Mode is SuspendMemory (also where empty) or SuspendCold.
 	Mode SuspendMode
-	// Idle: nobody asked for it but the idle policy, so that whoever comes, and what is
-	// in flight, goes before it: KindConflict with ReasonVisited.
-	Idle bool
+	// Idle: nobody asked for it but the idle policy, so that whoever comes, what is in
+	// flight, and who came less than IdleFor ago, goes before it: KindConflict with
+	// ReasonVisited.
+	Idle    bool
+	IdleFor time.Duration
 }
 
 // SuspendMode says what of a machine outlives its sleep.

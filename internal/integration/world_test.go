@@ -243,7 +243,7 @@ func (w *world) start(s setup) *worker {
 	o := engine.Options{
 		Store: w.store, Workflows: flows, Worker: x.name, Clock: w.clock, Log: log, Poll: w.poll, Lease: s.lease, Slots: s.slots,
 		FirstBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond,
-		OnCommit: func([]fleet.OperationID) {
+		OnCommit: func(fleet.OperationID, fleet.InstallationID) {
 			select {
 			case w.changed <- struct{}{}:
 			default:

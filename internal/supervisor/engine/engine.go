@@ -59,8 +59,9 @@ type Options struct {
 	Gather time.Duration
 	Clock  Clock
 	Log    logrus.FieldLogger
-	// OnCommit is told which operations have changed; may be nil.
-	OnCommit func([]fleet.OperationID)
+	// OnCommit is told which operation has changed, and the installation that it is
+	// on, if it is on one; may be nil.
+	OnCommit func(fleet.OperationID, fleet.InstallationID)
 	// Unsolicited is told of a signal that no operation waits for; may be nil.
 	Unsolicited func(key string)
 	// Rand is where jitter comes from: numbers in [0, 1) (math/rand/v2).
@@ -147,7 +148,7 @@ func New(o Options) (*Engine, error) {
 		o.Gather = 30 * time.Millisecond
 	}
 	if o.OnCommit == nil {
-		o.OnCommit = func([]fleet.OperationID) {}
+		o.OnCommit = func(fleet.OperationID, fleet.InstallationID) {}
 	}
 	if o.Unsolicited == nil {
 		o.Unsolicited = func(string) {}

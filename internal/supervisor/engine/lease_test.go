@@ -74,7 +74,7 @@ func TestAStaleCommitLetsGo(t *testing.T) {
 		return fleet.Advance(fleet.Changes{}), nil
 	}})
 	var told atomic.Int32
-	x := newWorld(t, w, func(o *engine.Options) { o.OnCommit = func([]fleet.OperationID) { told.Add(1) } })
+	x := newWorld(t, w, func(o *engine.Options) { o.OnCommit = func(fleet.OperationID, fleet.InstallationID) { told.Add(1) } })
 	id := x.add("1", fleet.ClassInteractive)
 	x.run()
 	got(t, entered)

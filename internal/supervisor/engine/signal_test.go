@@ -82,7 +82,7 @@ func TestSignal(t *testing.T) {
 		t.Parallel()
 		var x *world
 		x = newWorld(t, waits(make(chan int, 10), nil), func(o *engine.Options) {
-			o.OnCommit = func([]fleet.OperationID) { x.Signal("i-1") }
+			o.OnCommit = func(fleet.OperationID, fleet.InstallationID) { x.Signal("i-1") }
 		})
 		id := x.add("1", fleet.ClassInteractive)
 		x.run().finished(id)
@@ -249,8 +249,8 @@ func TestCapacityFreedWhileBeingDenied(t *testing.T) {
 		return fleet.Advance(fleet.Changes{Address: "h"}), nil
 	}}}}
 	x := newWorld(t, w, func(o *engine.Options) {
-		o.OnCommit = func(ids []fleet.OperationID) {
-			if ids[0] == "taker" && denied.Load() == 1 {
+		o.OnCommit = func(id fleet.OperationID, _ fleet.InstallationID) {
+			if id == "taker" && denied.Load() == 1 {
 				close(asked)
 				<-freed
 			}

@@ -31,7 +31,7 @@ func (e *Engine) work(ctx context.Context, r *run) {
 		if c.Stale {
 			return
 		}
-		e.o.OnCommit([]fleet.OperationID{res.OperationID})
+		e.o.OnCommit(res.OperationID, res.InstallationID)
 		if c.Next != "" || res.Changes.Begins() {
 			e.Wake()
 		}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/gateway"
+	"dormouse/internal/provider/kvm"
+)
+
+// Wake implements gateway.Waker. What sleeps here is woken by this host, which
+// tells the control plane afterwards; anything else by asking the control plane.
+func (v *visits) Wake(ctx context.Context, route fleet.Route) (gateway.Woken, error) {
+	if st, here := v.host.Here(route.InstanceID); here && (st.Asleep || st.Woken) {
+		began := time.Now()
+		st, err := v.host.Wake(ctx, route.InstanceID)
+		if err == nil {
+			v.tellSoon()
+			return gateway.Woken{Route: reached(route, st), Restore: time.Since(began)}, nil
+		}
+		// The control plane may be just about to put something else in its place.
+		if kind := fleet.KindOf(err); kind != fleet.KindConflict && kind != fleet.KindNotFound {
+			return gateway.Woken{}, err
+		}
+	}
+	return v.awaitServing(ctx, route)
+}
+
+// reached is the route to an instance that the host has woken.
+func reached(route fleet.Route, st fleet.InstanceStatus) fleet.Route {
+	if first, ok := fleet.FirstEndpoint(st.Endpoints); ok {
+		route.Address = first.Address
+	}
+	ports := make([]fleet.RoutePort, len(route.Ports))
+	for n, p := range route.Ports {
+		ports[n] = p
+		for _, e := range st.Endpoints {
+			if e.Port == p.Port {
+				ports[n].Address = e.Address
+			}
+		}
+	}
+	route.Ports = ports
+	return route
+}
+
+// wakeable are the states in which a visit asks for a wake.
+func wakeable(s fleet.State) bool {
+	return s == fleet.StateHibernating || s == fleet.StateWakeUpFailed || s == fleet.StateHibernationFailed
+}
+
+// The pauses between two looks at an installation that is about to serve.
+const (
+	firstLook = 20 * time.Millisecond
+	lastLook  = 500 * time.Millisecond
+)
+
+// awaitServing asks the control plane for a wake where that is what it takes, and
+// waits until the installation serves.
+func (v *visits) awaitServing(ctx context.Context, route fleet.Route) (gateway.Woken, error) {
+	s, err := v.store()
+	if err != nil {
+		return gateway.Woken{}, err
+	}
+	asked := false
+	for pause := firstLook; ; pause = min(pause*3/2, lastLook) {
+		now, err := s.Route(ctx, route.Name)
+		if err != nil {
+			return gateway.Woken{}, err
+		}
+		switch {
+		case now.Address != "":
+			return gateway.Woken{Route: now}, nil
+		case wakeable(now.State) && asked:
+			// It was asked for, and has failed meanwhile.
+			if now.State != fleet.StateHibernating {
+				return gateway.Woken{}, fleet.Errorf(fleet.KindUnavailable, "waking %s: it is %s", now.Name, now.State)
+			}
+		case wakeable(now.State):
+			if err := v.ask(ctx, now.InstallationID, fleet.IdempotencyKey{}); err != nil && fleet.KindOf(err) != fleet.KindConflict {
+				return gateway.Woken{}, err
+			}
+			asked = true
+		case !now.State.Transient() && !now.Moving && now.State != fleet.StateStable:
+			return gateway.Woken{}, fleet.Errorf(fleet.KindUnavailable, "waking %s: it is %s", now.Name, now.State)
+		}
+		if st, here := v.host.Here(now.InstanceID); here && st.Asleep {
+			return v.Wake(ctx, now) // it went to sleep here meanwhile
+		}
+		select {
+		case <-ctx.Done():
+			return gateway.Woken{}, fleet.Errorf(fleet.KindUnavailable, "waiting until %s serves: %w", now.Name, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// ask asks the control plane for a wake.
+func (v *visits) ask(ctx context.Context, id fleet.InstallationID, key fleet.IdempotencyKey) error {
+	s, err := v.store()
+	if err != nil {
+		return err
+	}
+	_, err = s.ChangeInstallation(ctx, fleet.Change{Key: key, OperationID: fleet.OperationID(fleet.NewID()),
+		IDOrName: string(id), Kind: fleet.OperationWake})
+	if err == nil {
+		v.accepted()
+	}
+	return err
+}
+
+func (v *visits) tellSoon() {
+	select {
+	case v.news <- struct{}{}:
+	default:
+	}
+}
+
+// tellAgain is after what time a wake is told again of which the control plane
+// could not hear, or did not want to.
+const tellAgain = 5 * time.Second
+
+// keepTelling tells the control plane of the wakes by visits, until ctx ends. It
+// costs nothing while there is none.
+func (v *visits) keepTelling(ctx context.Context) {
+	v.tellSoon() // those from before this process
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-v.news:
+		case <-again:
+		}
+		again = nil
+		if v.tell(ctx) > 0 {
+			again = time.After(tellAgain)
+		}
+	}
+}
+
+// tell tells of each wake, and returns of how many the control plane has not heard yet.
+func (v *visits) tell(ctx context.Context) int {
+	woken := v.host.WokenByVisit()
+	for _, id := range woken {
+		st, ok := v.host.Here(id)
+		if !ok {
+			continue
+		}
+		// The same wake told twice is one operation.
+		key := fleet.IdempotencyKey{Key: "visit-" + string(id) + "-" + strconv.Itoa(st.Boot), RequestHash: "visit"}
+		if err := v.ask(ctx, st.InstallationID, key); err != nil && ctx.Err() == nil {
+			v.log.WithError(err).WithField("instance", id).Debug("telling of a wake by a visit; will be tried again")
+		}
+	}
+	return len(woken)
+}
+
+// quietHost is this host as the workflows see it: nobody reaches an installation
+// while its memory is being saved.
+type quietHost struct {
+	*kvm.Provider
+	v *visits
+}
+
+// Suspend implements installation.Suspender.
+func (h quietHost) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (fleet.InstanceStatus, error) {
+	gw := h.v.gateway.Load()
+	st, here := h.v.host.Here(ref.ID)
+	if gw == nil || !here || st.Power == fleet.PowerOff {
+		return h.Provider.Suspend(ctx, ref, o)
+	}
+	quiet, err := gw.Quiesce(ctx, st.InstallationID, gateway.QuiesceOptions{Yield: o.Idle, IdleFor: o.IdleFor})
+	switch {
+	case err != nil && fleet.KindOf(err) == fleet.KindConflict && fleet.ReasonOf(err) != fleet.ReasonVisited:
+		// By a try before this one, which has not noticed yet that it is over.
+		return fleet.InstanceStatus{}, fleet.Errorf(fleet.KindUnavailable, "making installation %s quiet: %w", st.InstallationID, err)
+	case err != nil:
+		return fleet.InstanceStatus{}, fmt.Errorf("making installation %s quiet: %w", st.InstallationID, err)
+	}
+	defer quiet.Release()
+	saving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-quiet.Arrived():
+			h.v.log.WithFields(logrus.Fields{"installation": st.InstallationID}).Info("somebody came while it was going to sleep")
+			cancel()
+		case <-saving.Done():
+		}
+	}()
+	st, err = h.Provider.Suspend(saving, ref, o)
+	if err != nil && ctx.Err() != nil { // not for a visit, but because this process ends or is too late
+		return st, fleet.Errorf(fleet.KindUnavailable, "suspending instance %s: %w", ref.ID, ctx.Err())
+	}
+	return st, err
+}
