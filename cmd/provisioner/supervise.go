@@ -8,6 +8,7 @@ import (
 	"dormouse/internal/fleet"
 	"dormouse/internal/supervisor/cluster"
 	"dormouse/internal/supervisor/engine"
+	"dormouse/internal/supervisor/idle"
 	"dormouse/internal/supervisor/installation"
 )
 
@@ -127,6 +128,8 @@ func (s *server) startSupervision(ctx context.Context) error {
 		return nil
 	}
 	s.background.Go(func() { s.lead(ctx, "prune", s.prune) })
+	sleepers := idle.New(idle.Options{Store: acceptingStore{s.stores.singletons, s.accepted}, Clock: wallClock{}, Log: s.log})
+	s.background.Go(func() { s.lead(ctx, "idle", sleepers.Run) })
 	s.collectImages(ctx)
 	places := s.places.installation()
 	if len(places) == 0 {

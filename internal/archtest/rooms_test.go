@@ -37,6 +37,8 @@ func rooms() []room {
 			reason: "the only loop: it knows steps, not what they do"},
 		{path: "internal/supervisor/installation", may: []string{"internal/fleet", "internal/supervisor/engine"},
 			tests: []string{"internal/store", "internal/pgtest", "internal/provider/sim"}, reason: "workflows of installations as tables of steps; tested on the real store"},
+		{path: "internal/supervisor/idle", may: []string{"internal/fleet"}, tests: []string{"internal/store", "internal/pgtest"},
+			reason: "asks for what idle policies say, as the API would; tested on the real store"},
 		{path: "internal/supervisor/cluster", may: []string{"internal/fleet", "internal/supervisor/engine"},
 			tests: []string{"internal/store", "internal/pgtest", "internal/provider/sim"}, reason: "workflows of clusters as tables of steps; tested on the real store"},
 		{path: "internal/supervisor/rollout/steps", may: []string{"internal/fleet", "internal/supervisor/engine", "internal/supervisor/rollout"},
