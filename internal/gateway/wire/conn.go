@@ -141,6 +141,7 @@ func (c *conn) one(head []byte) {
 		}
 	}
 	c.closes = !w.req.keepAlive() || c.s.lives.closing.Load()
+	c.head.Size = len(head)
 	setString(&c.head.Method, w.req.method)
 	setString(&c.head.Target, w.req.target)
 	setString(&c.head.Host, w.req.host)

@@ -143,10 +143,12 @@ func (x *exchange) over(k *kept) (again bool, err error) {
 			return false, errors.New("an answer of 101 to a request without Upgrade")
 		}
 		x.status = 101
+		x.pass.answered()
 		x.life.waits.Store(false)
 		return false, x.front.tunnel(&x.res, k, x.pass)
 	}
 	x.status = x.res.status
+	x.pass.answered()
 	reuse, err = x.relay(k)
 	return false, err
 }
@@ -232,6 +234,12 @@ func (s *Server) send(k *kept, p []byte) (int, error) {
 		return n, ErrSlow
 	}
 	return n, err
+}
+
+func (p *Pass) answered() {
+	if p.Answered != nil {
+		p.Answered()
+	}
 }
 
 // moved counts bytes of bodies.
