@@ -124,8 +124,8 @@ func (b *book) find(ctx context.Context, host string) (*entry, error) {
 	if e != nil && (down || b.fresh(e, now)) {
 		return e, nil
 	}
-	if e != nil && b.g.servesHere(e.route) {
-		// What runs here is served whatever the database does.
+	if e != nil && b.g.settledHere(e.route) {
+		// What runs or sleeps here is served whatever the database does.
 		if e.asking.CompareAndSwap(false, true) {
 			b.askSoon(e.route.InstallationID)
 		}

@@ -65,10 +65,10 @@ func (g *Gateway) here(route Route) (Here, bool) {
 	return g.o.Local.Here(route.InstanceID)
 }
 
-// servesHere tells whether an installation's machine serves on this host.
-func (g *Gateway) servesHere(route Route) bool {
+// settledHere tells whether an installation's machine serves or sleeps on this host.
+func (g *Gateway) settledHere(route Route) bool {
 	here, ok := g.here(route)
-	return ok && here.Serves && !leaving(route.State)
+	return ok && (here.Serves || here.Asleep) && !leaving(route.State)
 }
 
 // endpointOf returns the address of a guest's port, or of its first one where

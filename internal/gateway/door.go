@@ -132,27 +132,32 @@ func (d *door) pass(v *visit, c condition) *wire.Pass {
 	d.requests++
 	d.g.open.Add(1)
 	meter := &d.meters[k.meter()]
-	meter.LastNano.Store(time.Now().UnixNano())
 	begin, woken := v.begin, v.woken
+	now := begin
+	if v.held {
+		now = time.Now()
+	}
+	meter.LastNano.Store(now.UnixNano())
 	return &wire.Pass{
 		Key: d.key(v.entry.route, c.run), Address: c.address, Meter: meter, Break: d.breaks[k.lasts()],
 		Done: func(status int, _ error) {
-			d.leave(k)
-			d.g.metrics.Request(status, time.Since(begin))
+			now := time.Now()
+			d.leave(k, now)
+			d.g.metrics.Request(status, now.Sub(begin))
 			if !woken.IsZero() && status != 0 {
-				d.g.metrics.Phase(PhaseAll, time.Since(begin))
+				d.g.metrics.Phase(PhaseAll, now.Sub(begin))
 			}
 		},
 	}
 }
 
 // leave counts out one who was let through.
-func (d *door) leave(k kind) {
+func (d *door) leave(k kind, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.open[k]--
 	d.g.open.Add(-1)
-	d.meters[k.meter()].LastNano.Store(time.Now().UnixNano())
+	d.meters[k.meter()].LastNano.Store(now.UnixNano())
 	if d.drained != nil && d.inFlight() == 0 {
 		close(d.drained)
 		d.drained = nil

@@ -27,7 +27,7 @@ type visit struct {
 	lasts bool
 	// browser: a person waits for a page.
 	browser bool
-	// held: it is counted among those who wait.
+	// held: it has waited.
 	held     bool
 	waitsFor expectation
 	// woken is when it began a wake; zero where it did not.

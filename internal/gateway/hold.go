@@ -14,13 +14,14 @@ func (d *door) hold(ctx context.Context, v *visit, until <-chan struct{}) *refus
 	if v.browser {
 		limit = min(limit, g.o.PageAfter)
 		if left := v.waitsFor.takes - time.Since(v.waitsFor.begun); left > g.o.PageAfter {
-			return waitingPage()
+			return waitingPage(v.entry.route)
 		}
 	}
 	if why := d.holdOne(v); why != nil {
 		return why
 	}
 	defer d.letGo(v)
+	v.held = true
 	timer := time.NewTimer(limit - time.Since(v.begin))
 	defer timer.Stop()
 	select {
@@ -30,7 +31,7 @@ func (d *door) hold(ctx context.Context, v *visit, until <-chan struct{}) *refus
 		return gone()
 	case <-timer.C:
 		if v.browser {
-			return waitingPage()
+			return waitingPage(v.entry.route)
 		}
 		return &refusal{status: http.StatusServiceUnavailable, reason: "hold-time", title: "This workspace is waking up",
 			detail: "It takes longer than a request is held.", retryAfter: soon}

@@ -39,8 +39,12 @@ func barred(v *visit, route Route) *refusal {
 }
 
 // waitingPage is shown to a person whose workspace takes a while.
-func waitingPage() *refusal {
-	return &refusal{status: http.StatusServiceUnavailable, reason: "waiting-page", title: "Your workspace is waking up",
+func waitingPage(route Route) *refusal {
+	doing, _ := inWords(route.State)
+	if !doing.passing {
+		doing.words = "is waking up"
+	}
+	return &refusal{status: http.StatusServiceUnavailable, reason: "waiting-page", title: "This workspace " + doing.words,
 		detail: "This page opens it by itself in a moment.", retryAfter: shortly, reloads: true}
 }
 

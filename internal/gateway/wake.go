@@ -93,13 +93,13 @@ func (d *door) wake(v *visit, c condition, now time.Time) *waking {
 	d.waking, v.woken = w, now
 	d.wakes++
 	d.g.metrics.Phase(PhaseQueue, now.Sub(v.begin))
-	route, port := v.entry.route, v.head.Port
-	d.g.wakes.Go(func() { d.runWake(w, route, port) })
+	route := v.entry.route
+	d.g.wakes.Go(func() { d.runWake(w, route) })
 	return w
 }
 
 // runWake asks the Waker, and lets go those who wait.
-func (d *door) runWake(w *waking, route Route, port int) {
+func (d *door) runWake(w *waking, route Route) {
 	ctx, cancel := context.WithTimeout(d.g.life, d.g.o.WakeTime)
 	defer cancel()
 	changes := d.g.book.changesNow()
@@ -114,7 +114,7 @@ func (d *door) runWake(w *waking, route Route, port int) {
 	took := time.Since(w.begun)
 	d.mu.Lock()
 	if err == nil {
-		if c := d.g.condition(woken.Route, port); c.standing != serving && port == 0 {
+		if c := d.g.condition(woken.Route, 0); c.standing == asleep || c.standing == pending {
 			err = errors.New("it was woken, and does not serve")
 		}
 	}

@@ -17,6 +17,8 @@ type Head struct {
 	Client netip.AddrPort
 	// TLS: the client speaks TLS to us.
 	TLS bool
+	// Size is what the head takes, in bytes; 0 for plain TCP.
+	Size int
 	// Port is the gateway's port of plain TCP; 0 for HTTP.
 	Port int
 	// Header returns the first value of a field, "" where there is none; nil for plain TCP.
@@ -42,6 +44,9 @@ type Pass struct {
 	Meter *Meter
 	// Break is closed when what is still open of it must end.
 	Break <-chan struct{}
+	// Answered may be nil; it is called once, when the instance has begun to answer:
+	// with the head of its final answer, before any of it is sent on.
+	Answered func()
 	// Done is called once, when the exchange has ended; Status is 0 where the
 	// client was gone before an answer, or for plain TCP.
 	Done func(status int, err error)

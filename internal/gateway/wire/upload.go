@@ -1,0 +1,112 @@
+package wire
+
+import (
+	"io"
+	"sync/atomic"
+)
+
+// upload sends the rest of a request's body while the answer is waited for.
+type upload struct {
+	done     chan struct{}
+	complete bool // to be read after done
+	// answered: the head of an answer is there, or will not come.
+	answered atomic.Bool
+}
+
+func (x *exchange) startUpload(k *kept) {
+	x.up = &upload{done: make(chan struct{})}
+	go x.upload(k, x.up)
+}
+
+func (x *exchange) upload(k *kept, up *upload) {
+	defer close(up.done)
+	client, err := x.copyBody(k)
+	switch {
+	case client && err != nil:
+		// Nobody must take what has arrived for the whole.
+		x.life.end(err)
+	case err == nil:
+		up.complete = true
+		x.life.waits.Store(true)
+		k.rd.set(x.s.lives.after(x.s.o.AnswerTimeout))
+		if up.answered.Load() {
+			k.rd.stop()
+		}
+	}
+	// What an instance does not take does not keep it from answering.
+}
+
+// answered stops the wait for an answer, and reports whether it was too long.
+func (x *exchange) answered(k *kept) (late bool) {
+	if x.up != nil {
+		x.up.answered.Store(true)
+	}
+	return k.rd.stop()
+}
+
+// copyBody sends the rest of a body. client: the error is the client's.
+func (x *exchange) copyBody(k *kept) (client bool, err error) {
+	out := x.s.buffers.get()
+	defer func() { x.s.buffers.put(out) }()
+	limit := len(out) - 64 // with room for the frame of a chunk
+	for {
+		x.life.rd.set(x.s.lives.after(x.s.o.IdleTimeout))
+		p, err := x.rest.next(limit, true)
+		if x.life.rd.stop() {
+			return true, ErrSlow
+		}
+		switch {
+		case err == io.EOF && x.chunked:
+			_, err = x.s.send(k, appendEnd(out[:0], x.rest.trailer()))
+			return false, err
+		case err == io.EOF:
+			return false, nil
+		case err != nil:
+			return true, clientError(err)
+		}
+		n := len(p)
+		if x.chunked {
+			p = appendChunk(out[:0], p)
+		}
+		if _, err := x.s.send(k, p); err != nil {
+			return false, err
+		}
+		x.pass.moved(x.s, n, 0)
+	}
+}
+
+// clientError tells a malformed body from a client that left in its middle.
+func clientError(err error) error {
+	if _, ok := err.(*syntaxError); ok {
+		return err
+	}
+	return ErrClientGone
+}
+
+// stopUpload ends an upload that the answer has overtaken. complete: the instance
+// has got all of the request.
+func (x *exchange) stopUpload(k *kept) (complete bool) {
+	if x.up == nil {
+		return true
+	}
+	if !x.up.over() {
+		_ = k.conn.Close()
+		x.front.unread()
+	}
+	<-x.up.done
+	complete = x.up.complete
+	if !complete {
+		x.front.unread()
+	}
+	x.up, x.sent = nil, complete
+	return complete
+}
+
+func (u *upload) over() bool {
+	select {
+	case <-u.done:
+		return true
+	default:
+		return false
+	}
+}
