@@ -58,9 +58,12 @@ const (
 const (
 	// ObservedSleep is the operation's SuspendMode.
 	ObservedSleep = "sleep"
-	// ObservedIdle is "true" where nobody asked for it but the idle policy: it
-	// gives way to whoever comes, and to what is in flight.
+	// ObservedIdle is set where nobody asked for it but the idle policy: it gives way
+	// to whoever comes, and to what is in flight. Its value is IdleVisits or IdleSchedule.
 	ObservedIdle = "idle"
+	// IdleVisits: nobody has come for a while. IdleSchedule: it is time.
+	IdleVisits   = "visits"
+	IdleSchedule = "schedule"
 )
 
 // Reasons of sleep.

@@ -131,7 +131,10 @@ func (l *Loop) schedules(ctx context.Context, candidates []fleet.IdleCandidate) 
 func (l *Loop) ask(ctx context.Context, kind fleet.OperationKind, c fleet.Change) (bool, error) {
 	c.OperationID, c.Kind, c.Class = fleet.OperationID(fleet.NewID()), kind, fleet.ClassBulk
 	if kind == fleet.OperationHibernate {
-		c.Observed = map[string]string{fleet.ObservedIdle: "true"}
+		c.Observed = map[string]string{fleet.ObservedIdle: fleet.IdleSchedule}
+		if c.IfMatch != 0 { // only what was decided on visits holds for one version
+			c.Observed[fleet.ObservedIdle] = fleet.IdleVisits
+		}
 	}
 	_, err := l.o.Store.ChangeInstallation(ctx, c)
 	log := l.o.Log.WithError(err).WithField("installation", c.IDOrName).WithField("kind", kind)

@@ -75,7 +75,7 @@ func TestRoundAsksForWhatIsIdle(t *testing.T) {
 	require.NoError(t, loop(f).Round(t.Context()))
 	require.Len(t, f.changes, 2)
 	c := f.changes[0]
-	require.Equal(t, []any{"a", int64(7), fleet.OperationHibernate, fleet.ClassBulk, map[string]string{fleet.ObservedIdle: "true"}},
+	require.Equal(t, []any{"a", int64(7), fleet.OperationHibernate, fleet.ClassBulk, map[string]string{fleet.ObservedIdle: fleet.IdleVisits}},
 		[]any{c.IDOrName, c.IfMatch, c.Kind, c.Class, c.Observed})
 	require.Empty(t, f.seen)
 	require.NoError(t, loop(f).Round(t.Context()))
@@ -101,7 +101,7 @@ func TestRoundCarriesSchedulesOut(t *testing.T) {
 	}
 	require.Equal(t, []string{"night hibernate", "missed hibernate", "idle hibernate"}, asked, "a missed one once, a new one not before its time")
 	require.Zero(t, f.changes[0].IfMatch)
-	require.Equal(t, "true", f.changes[0].Observed[fleet.ObservedIdle], "it gives way to whoever is there")
+	require.Equal(t, fleet.IdleSchedule, f.changes[0].Observed[fleet.ObservedIdle], "it gives way to whoever is there")
 	require.Len(t, f.seen, 6)
 	for _, s := range f.seen {
 		require.Equal(t, []time.Time{now, now.Add(-time.Second)}, []time.Time{s.SeenAt, s.Due}, s.InstallationID)
@@ -199,6 +199,6 @@ func TestRoundOnTheRealStore(t *testing.T) {
 	require.NoError(t, l.Round(ctx))
 	got := claim()
 	require.Len(t, got, 1)
-	require.Equal(t, []any{fleet.OperationHibernate, fleet.ClassBulk, "true", fleet.StateHibernationInProgress},
+	require.Equal(t, []any{fleet.OperationHibernate, fleet.ClassBulk, fleet.IdleVisits, fleet.StateHibernationInProgress},
 		[]any{got[0].Operation.Kind, got[0].Operation.Class, got[0].Operation.Observed[fleet.ObservedIdle], got[0].Installation.State})
 }

@@ -122,7 +122,7 @@ func (w *workflows) start(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome
 		return fleet.Outcome{}, err
 	}
 	on := *i
-	on.Power, on.ProviderRef, on.Exit = fleet.PowerPending, st.ProviderRef, nil
+	on.Power, on.ProviderRef, on.Exit, on.Saved = fleet.PowerPending, st.ProviderRef, nil, nil
 	if st.Power != fleet.PowerOn {
 		on.Serving, on.Endpoints = false, nil // it was off, whatever its row said
 	}

@@ -50,8 +50,12 @@ func (w *workflows) suspend(ctx context.Context, s *fleet.Snapshot) (fleet.Outco
 		return fleet.Advance(fleet.Changes{}), nil
 	}
 	i := target(s)
-	idle := s.Operation.Observed[fleet.ObservedIdle] != ""
-	st, err := sleeper.Suspend(ctx, ref(s, i), fleet.SuspendOptions{Mode: fleet.SuspendMode(s.Operation.Observed[fleet.ObservedSleep]), Idle: idle})
+	why := s.Operation.Observed[fleet.ObservedIdle]
+	idle, o := why != "", fleet.SuspendOptions{Mode: fleet.SuspendMode(s.Operation.Observed[fleet.ObservedSleep]), Idle: why != ""}
+	if why == fleet.IdleVisits {
+		o.IdleFor = time.Duration(s.Installation.Idle.IdleAfterSeconds) * time.Second
+	}
+	st, err := sleeper.Suspend(ctx, ref(s, i), o)
 	switch reason := fleet.ReasonOf(err); {
 	case err == nil:
 	case fleet.KindOf(err) == fleet.KindNotFound, reason == fleet.ReasonCannotSleep:
@@ -76,7 +80,7 @@ func (w *workflows) suspend(ctx context.Context, s *fleet.Snapshot) (fleet.Outco
 
 // switchedOff is the change that an instance is off and its volume free.
 func switchedOff(s *fleet.Snapshot, i fleet.Instance, st fleet.InstanceStatus) fleet.Changes {
-	i.Power, i.Serving, i.Endpoints = fleet.PowerOff, false, nil
+	i.Power, i.Serving, i.Endpoints, i.Saved = fleet.PowerOff, false, nil, st.Saved
 	if st.Exit != nil {
 		i.Exit = st.Exit
 	}
@@ -108,7 +112,9 @@ func (w *workflows) endSleep(ctx context.Context, s *fleet.Snapshot, visited fun
 		return fleet.Outcome{}, err
 	}
 	i, none := target(s), fleet.PackageID("")
-	c := fleet.Changes{Saved: &none}
+	off := *i
+	off.Saved = nil
+	c := fleet.Changes{Saved: &none, Instances: []fleet.Instance{off}}
 	sleeper, ok := place.Provider.(Suspender)
 	if !ok {
 		return fleet.Advance(c), nil
