@@ -132,23 +132,26 @@ func (d *door) pass(v *visit, c condition) *wire.Pass {
 	d.requests++
 	d.g.open.Add(1)
 	meter := &d.meters[k.meter()]
-	begin, woken := v.begin, v.woken
-	now := begin
+	begin, now := v.begin, v.begin
 	if v.held {
 		now = time.Now()
 	}
 	meter.LastNano.Store(now.UnixNano())
-	return &wire.Pass{
+	pass := &wire.Pass{
 		Key: d.key(v.entry.route, c.run), Address: c.address, Meter: meter, Break: d.breaks[k.lasts()],
 		Done: func(status int, _ error) {
 			now := time.Now()
 			d.leave(k, now)
 			d.g.metrics.Request(status, now.Sub(begin))
-			if !woken.IsZero() && status != 0 {
-				d.g.metrics.Phase(PhaseAll, now.Sub(begin))
-			}
 		},
 	}
+	if v.woke {
+		pass.Answered = func() {
+			d.g.metrics.Phase(PhaseFirstByte, time.Since(now))
+			d.g.metrics.Phase(PhaseAll, time.Since(begin))
+		}
+	}
+	return pass
 }
 
 // leave counts out one who was let through.

@@ -30,8 +30,8 @@ type visit struct {
 	// held: it has waited.
 	held     bool
 	waitsFor expectation
-	// woken is when it began a wake; zero where it did not.
-	woken time.Time
+	// woke: it began a wake.
+	woke bool
 }
 
 func (v *visit) source() netip.Prefix { return sourceOf(v.head.Client.Addr()) }
@@ -193,6 +193,10 @@ func (g *Gateway) failure(ctx context.Context, v *visit, err error) *refusal {
 	var timeout net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
 		why.status, why.detail = http.StatusGatewayTimeout, "Its machine did not answer in time."
+	}
+	if errors.Is(err, wire.ErrBroken) {
+		return &refusal{status: http.StatusServiceUnavailable, reason: "broken-off", title: "This workspace is going to sleep",
+			detail: "The request took too long to be waited for, and was broken off.", retryAfter: shortly}
 	}
 	e, refused := g.findEntry(ctx, v)
 	if refused != nil {

@@ -235,7 +235,7 @@ func head(host string, headers ...string) *wire.Head {
 		name, value, _ := strings.Cut(line, ": ")
 		h.Add(name, value)
 	}
-	return &wire.Head{Method: http.MethodGet, Target: "/path?q=1", Host: host, Client: netip.MustParseAddrPort("192.0.2.1:4000"), Header: h.Get}
+	return &wire.Head{Size: 512, Method: http.MethodGet, Target: "/path?q=1", Host: host, Client: netip.MustParseAddrPort("192.0.2.1:4000"), Header: h.Get}
 }
 
 func fromClient(h *wire.Head, client string) *wire.Head {

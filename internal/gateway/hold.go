@@ -70,10 +70,8 @@ func (d *door) letGo(v *visit) {
 	d.g.heldBytes.Add(-v.size())
 }
 
-// size is what a visitor's head takes.
-func (v *visit) size() int64 {
-	return int64(len(v.head.Method) + len(v.head.Target) + len(v.head.Host))
-}
+// size is what is kept of a visitor who waits: the head alone, as no body is read meanwhile.
+func (v *visit) size() int64 { return int64(v.head.Size) }
 
 // gone is for a visitor who has gone: nobody reads it.
 func gone() *refusal {

@@ -13,7 +13,7 @@ const (
 	PhaseRestore Phase = "restore"
 	// PhaseReady: until it served, from the beginning where the Waker does not tell when the machine ran.
 	PhaseReady Phase = "ready"
-	// PhaseFirstByte: until the client had the first byte of the answer.
+	// PhaseFirstByte: until the instance began to answer.
 	PhaseFirstByte Phase = "first-byte"
 	// PhaseAll is the sum.
 	PhaseAll Phase = "all"

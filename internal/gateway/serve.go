@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"dormouse/internal/gateway/wire"
 )
 
 // endTime is how long what is in flight may take to end when the gateway does.
@@ -19,7 +21,7 @@ const endTime = 5 * time.Second
 func (g *Gateway) Serve(ctx context.Context, listeners ...net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	server := &http.Server{Handler: g.proxy(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	server := wire.New(wire.Options{Handler: g, Dial: g.o.Dial, DialTimeout: g.o.DialTimeout, AnswerTimeout: g.o.AnswerTimeout, Panicked: g.panicked})
 	failed := make(chan error, len(listeners))
 	var serving sync.WaitGroup
 	for _, l := range listeners {
@@ -35,13 +37,15 @@ func (g *Gateway) Serve(ctx context.Context, listeners ...net.Listener) error {
 	<-ctx.Done()
 	last, ended := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer ended()
-	if server.Shutdown(last) != nil {
-		_ = server.Close()
-	}
+	_ = server.Shutdown(last) // it has broken off what did not end
 	serving.Wait()
 	stop()
 	close(failed)
 	return <-failed
+}
+
+func (g *Gateway) panicked(fault any) {
+	g.log.WithField("fault", fault).Error("a connection ended by a fault")
 }
 
 // keep starts what keeps the book and reports; stop ends it, and all wakes.

@@ -90,7 +90,7 @@ func (d *door) wake(v *visit, c condition, now time.Time) *waking {
 	if c.standing == pending {
 		w.tier = tierPending
 	}
-	d.waking, v.woken = w, now
+	d.waking, v.woke = w, true
 	d.wakes++
 	d.g.metrics.Phase(PhaseQueue, now.Sub(v.begin))
 	route := v.entry.route

@@ -31,12 +31,16 @@ func TestOneWakeHoweverManyWait(t *testing.T) {
 		require.Equal(t, 1, w.waker.count())
 		require.Equal(t, Load{Open: 200}, w.Load())
 		for _, a := range all {
+			if a.pass.Answered != nil {
+				time.Sleep(5 * time.Millisecond)
+				a.pass.Answered()
+			}
 			a.pass.Done(http.StatusOK, nil)
 		}
 		require.Zero(t, w.Load())
 		require.Equal(t, 1, w.metrics.count("wake served"))
 		require.Equal(t, map[Phase]time.Duration{PhaseQueue: 0, PhaseRestore: 100 * time.Millisecond, PhaseReady: 100 * time.Millisecond,
-			PhaseAll: 200 * time.Millisecond}, w.metrics.phases)
+			PhaseFirstByte: 5 * time.Millisecond, PhaseAll: 205 * time.Millisecond}, w.metrics.phases)
 		require.Nil(t, w.visitAcme(t), "it is awake")
 		require.Equal(t, 1, w.waker.count())
 	})
@@ -175,7 +179,7 @@ func TestWhatAWakeFailedByIsSaid(t *testing.T) {
 func TestHoldingIsBounded(t *testing.T) {
 	t.Parallel()
 	for reason, o := range map[string]Options{
-		"held-each": {MaxHeldEach: 3}, "held-all": {MaxHeld: 3}, "held-all ": {MaxHeldBytes: 3 * 26},
+		"held-each": {MaxHeldEach: 3}, "held-all": {MaxHeld: 3}, "held-all ": {MaxHeldBytes: 3 * 512},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, o)
