@@ -1,6 +1,7 @@
 DROP INDEX instance_host;
 ALTER TABLE instance DROP COLUMN saved;
 DROP TABLE installation_activity;
+DROP TABLE pool_low;
 DROP TABLE gateway_port;
 DROP TABLE installation_dns_name;
 DROP INDEX installation_schedule;

@@ -41,6 +41,12 @@ CREATE UNIQUE INDEX gateway_port_installation ON gateway_port (installation_id, 
 -- Never used first, then the one that has been free the longest.
 CREATE INDEX gateway_port_free ON gateway_port (released_at NULLS FIRST, port) WHERE installation_id IS NULL;
 
+-- Pools of addresses and ports of which less than a tenth is free, since when it is known.
+CREATE TABLE pool_low (
+    pool  text PRIMARY KEY,
+    since timestamptz NOT NULL DEFAULT dormouse_now()
+);
+
 -- What gateways have told of an installation's visitors.
 CREATE TABLE installation_activity (
     installation_id text PRIMARY KEY,

@@ -172,6 +172,16 @@ type IdleCandidate struct {
 	ScheduleSeenAt, ScheduleDueAt time.Time
 }
 
+// Pool is a supply of addresses, or the gateway's of ports, of which less than a tenth is free.
+type Pool struct {
+	// Name is the host's and the network's, or the gateway's range.
+	Name string
+	// Size is how many there are, and Free how many nobody has.
+	Size, Free int64
+	// New: it was not low when it was last looked at.
+	New bool
+}
+
 // ScheduleSeen says how far an installation's schedules have been carried out.
 type ScheduleSeen struct {
 	InstallationID InstallationID

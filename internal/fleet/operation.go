@@ -183,9 +183,11 @@ const Unreadable = "a part of its row can't be read"
 
 // Why something failed.
 const (
-	ReasonCheckFailed   Reason = "check-failed"
-	ReasonCapacity      Reason = "insufficient-capacity"
-	ReasonNoAddress     Reason = "addresses-exhausted"
+	ReasonCheckFailed Reason = "check-failed"
+	ReasonCapacity    Reason = "insufficient-capacity"
+	ReasonNoAddress   Reason = "addresses-exhausted"
+	// ReasonNoPort: all TCP ports of the gateway are leased.
+	ReasonNoPort        Reason = "gateway-ports-exhausted"
 	ReasonImageBuild    Reason = "image-build-failed"
 	ReasonNotHealthy    Reason = "not-healthy-in-time"
 	ReasonProgramExited Reason = "program-exited"

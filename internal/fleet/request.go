@@ -108,6 +108,8 @@ type InstallationView struct {
 	Queued []OperationKind
 	// GroupName is its group's; empty where it is in none.
 	GroupName string
+	// GatewayPorts are the gateway's ports that lead to ports of it; Address is empty.
+	GatewayPorts []RoutePort
 	// LastActiveAt is when somebody last came; zero where nobody has.
 	LastActiveAt time.Time
 }

@@ -40,6 +40,9 @@ var rows = []row{
 	{"RowsAgree", "what sleeps does not, or what is awake is said to sleep", `SELECT i.name || ' ' || i.held_memory_mib FROM installation i
 		WHERE i.state = 'stable' AND i.hibernated OR i.state = 'hibernating' AND (NOT i.hibernated OR i.held_memory_mib <> 0 OR i.running_package_id <> ''
 			OR EXISTS (SELECT FROM instance x WHERE x.installation_id = i.id AND x.deleted_at IS NULL AND (x.power NOT IN ('off', 'planned') OR x.serving)))`},
+	{"RowsAgree", "a DNS name is not in both of its places", `SELECT coalesce(i.name, d.name) FROM (
+			SELECT name, id, unnest(dns_names) AS dns FROM installation WHERE deleted_at IS NULL) i
+		FULL JOIN installation_dns_name d ON d.name = i.dns AND d.installation_id = i.id WHERE i.id IS NULL OR d.name IS NULL`},
 	{"RowsAgree", "two operations of a resource are active", `SELECT resource_id FROM operation WHERE state = 'active' GROUP BY resource_id HAVING count(*) > 1`},
 
 	// A tombstone has nothing.
@@ -47,7 +50,9 @@ var rows = []row{
 		held_memory_mib <> 0 OR held_disk_mib <> 0 OR held_host_id <> '' OR reserved_host_id <> ''
 		OR EXISTS (SELECT FROM instance x WHERE x.installation_id = i.id AND x.deleted_at IS NULL)
 		OR EXISTS (SELECT FROM volume x WHERE x.installation_id = i.id AND x.deleted_at IS NULL)
-		OR EXISTS (SELECT FROM address_lease x WHERE x.installation_id = i.id))`},
+		OR EXISTS (SELECT FROM address_lease x WHERE x.installation_id = i.id)
+		OR EXISTS (SELECT FROM gateway_port x WHERE x.installation_id = i.id)
+		OR EXISTS (SELECT FROM installation_dns_name x WHERE x.installation_id = i.id))`},
 
 	// A rollout that has ended has nothing in work, however it ended.
 	{"EndedRolloutRests", "a member of a rollout that has ended is in work, and its operation has ended", `SELECT r.state || ' ' || r.id || ': ' || m.name || ' ' || m.state

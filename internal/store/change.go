@@ -182,6 +182,15 @@ func (t *Tx) change(ctx context.Context, in fleet.Change, lock fleet.Installatio
 	if err := t.writeChange(ctx, in, before, inst, plan); err != nil {
 		return fleet.Accepted{}, inst.ID, err
 	}
+	if inst.PackageID != before.PackageID {
+		dry, err := t.leasePorts(ctx, string(inst.ID))
+		if err == nil && dry {
+			err = portsDry()
+		}
+		if err != nil {
+			return fleet.Accepted{}, inst.ID, err
+		}
+	}
 	acc, err := t.changed(ctx, in, inst.ID, plan)
 	return acc, inst.ID, err
 }

@@ -95,7 +95,9 @@ func (r resolved) check(in fleet.NewInstallation) error {
 // It inserts nothing where the cluster or the package went away meanwhile. The
 // key goes first: of two equal requests at once, the later one must find the
 // key taken and be answered as the first one was, not that the name is taken.
-const insertInstallationSQL = `WITH key AS (
+const insertInstallationSQL = `WITH wanted AS MATERIALIZED (
+	SELECT e.guest_port, row_number() OVER (ORDER BY e.guest_port) AS n FROM package p, ` + tcpPorts + ` WHERE p.id = $9
+), ` + freePorts + `, key AS (
 	INSERT INTO idempotency_key (key, request_hash, resource_id, operation_id)
 	SELECT $1, $2, $3, $4 WHERE $1 <> '' RETURNING key
 ), ins AS (
@@ -105,8 +107,11 @@ const insertInstallationSQL = `WITH key AS (
 		$20::text[], $21::jsonb, $22::jsonb, CASE WHEN $21::jsonb ? 'schedules' THEN dormouse_now() END
 	FROM cluster c, package p, (SELECT count(*) FROM key) AS after_the_key
 	WHERE c.id = $8 AND c.allow_installations AND c.state NOT LIKE 'deletion%' AND c.deleted_at IS NULL
-		AND p.id = $9 AND p.deleted_at IS NULL
+		AND p.id = $9 AND p.deleted_at IS NULL AND ` + portsSuffice + `
 	RETURNING id, created_at
+), leased AS (
+	UPDATE gateway_port g SET installation_id = ins.id, guest_port = w.guest_port, leased_at = dormouse_now(), released_at = NULL
+	FROM ins, free f JOIN wanted w ON w.n = f.n WHERE g.port = f.port RETURNING g.port, g.guest_port
 ), dns AS (
 	INSERT INTO installation_dns_name (name, installation_id) SELECT n, ins.id FROM ins, unnest($20::text[]) n ORDER BY n
 ), op AS (
@@ -116,7 +121,15 @@ const insertInstallationSQL = `WITH key AS (
 	INSERT INTO event (kind, resource_type, resource_id, owner, operation_id, data)
 	SELECT 'installation.state', 'installation', id, $5, $4, jsonb_build_object('from', '', 'to', $7::text) FROM ins
 )
-SELECT created_at FROM ins`
+SELECT (SELECT created_at FROM ins) AS created_at, NOT ` + portsSuffice + ` AS ports_dry,
+	(SELECT jsonb_agg(jsonb_build_object('gateway', port, 'port', guest_port) ORDER BY port) FROM leased) AS gateway_ports`
+
+// created is what insertInstallationSQL says: no time where it inserted nothing.
+type created struct {
+	At           sql.NullTime `db:"created_at"`
+	PortsDry     bool         `db:"ports_dry"`
+	GatewayPorts jsonText     `db:"gateway_ports"`
+}
 
 // CreateInstallation accepts a new installation: the row, its operation and
 // its event in one transaction of two statements.
@@ -153,18 +166,20 @@ func (s *Store) CreateInstallation(ctx context.Context, in fleet.NewInstallation
 		if err := r.check(in); err != nil {
 			return err
 		}
-		var created sql.NullTime
-		err = tx.get(ctx, "creating the installation", &created, insertInstallationSQL, in.Key.Key, in.Key.RequestHash,
+		var done created
+		err = tx.get(ctx, "creating the installation", &done, insertInstallationSQL, in.Key.Key, in.Key.RequestHash,
 			in.ID, in.OperationID, in.Owner, in.Name, fleet.StateCreationRequested, r.ClusterID.String, r.PackageID.String,
 			in.MemoryMiB, in.DiskMiB, in.VCPUs, body[0], body[1], body[2], in.WhenFull, m.group.ID, m.group.Revision, texts[0],
 			pq.Array(sortedNames(in.DNSNames)), texts[1], texts[2])
-		if fleet.KindOf(err) == fleet.KindNotFound {
+		switch {
+		case err != nil:
+			return err
+		case done.PortsDry:
+			return portsDry()
+		case !done.At.Valid:
 			return fleet.Errorf(fleet.KindConflict, "the cluster or the package was deleted meanwhile: try again")
 		}
-		if err != nil {
-			return err
-		}
-		acc, err = r.accept(in, created)
+		acc, err = r.accept(in, done)
 		acc.Installation.GroupID, acc.Installation.GroupRevision = m.group.ID, m.group.Revision
 		acc.Installation.GroupName, acc.Installation.Own = m.group.Name, m.own
 		return err
@@ -181,8 +196,8 @@ func (s *Store) CreateInstallation(ctx context.Context, in fleet.NewInstallation
 }
 
 // accept returns the answer to a create without reading it back.
-func (r resolved) accept(in fleet.NewInstallation, created sql.NullTime) (fleet.Accepted, error) {
-	now := timeOf(created)
+func (r resolved) accept(in fleet.NewInstallation, done created) (fleet.Accepted, error) {
+	now := timeOf(done.At)
 	op := fleet.Operation{
 		ID: in.OperationID, Kind: fleet.OperationCreate, ResourceType: fleet.ResourceInstallation, ResourceID: string(in.ID),
 		ResourceName: in.Name, Owner: in.Owner, State: fleet.OperationActive, StepNumber: 1, StepsTotal: 1, StepSince: now,
@@ -197,7 +212,8 @@ func (r resolved) accept(in fleet.NewInstallation, created sql.NullTime) (fleet.
 		},
 		ClusterName: r.ClusterName.String, PackageRef: r.PackageName.String + "@" + r.PackageVersion.String, Operation: &op,
 	}
-	return fleet.Accepted{Installation: v, Operation: op}, r.Ports.into(&v.Ports)
+	err := parts(part{r.Ports, &v.Ports}, part{done.GatewayPorts, &v.GatewayPorts})
+	return fleet.Accepted{Installation: v, Operation: op}, err
 }
 
 // accepted reads what an earlier request with the same key was answered with.

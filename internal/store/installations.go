@@ -21,7 +21,8 @@ const viewColumns = `i.id, i.owner, i.name, i.cluster_id, i.state, i.state_reaso
 	x.power AS x_power, x.endpoints AS x_endpoints, x.exit_record AS x_exit, x.restarts AS x_restarts,
 	x.created_at AS x_created_at, x.image AS x_image, x.x_memory_mib, x.x_generation, coalesce(h.name, '') AS host_name,
 	q.kinds AS queued, i.group_id, i.group_revision, i.own, gg.name AS group_name,
-	i.dns_names, i.idle, i.wake, i.awake_since, i.asleep_since, i.wakes, act.last_active_at, x.saved AS x_saved`
+	i.dns_names, i.idle, i.wake, i.awake_since, i.asleep_since, i.wakes, act.last_active_at, x.saved AS x_saved,
+	` + gatewayPorts + ` AS gateway_ports`
 
 const viewFrom = besideSQL + `
 LEFT JOIN LATERAL (
@@ -113,6 +114,7 @@ type viewRow struct {
 	Wakes             int64          `db:"wakes"`
 	LastActiveAt      sql.NullTime   `db:"last_active_at"`
 	XSaved            jsonText       `db:"x_saved"`
+	GatewayPorts      jsonText       `db:"gateway_ports"`
 	operationRow
 }
 
@@ -137,7 +139,8 @@ func (r viewRow) view() (fleet.InstallationView, error) {
 		v.Queued = append(v.Queued, fleet.OperationKind(k))
 	}
 	malformed := parts(part{r.Env, &v.Env}, part{r.Secrets, &v.Secrets}, part{r.Labels, &v.Labels}, part{r.Ports, &v.Ports}, part{r.Own, &v.Own},
-		part{r.Idle, &v.Idle}, part{r.Wake, &v.Wake})
+		part{r.Idle, &v.Idle}, part{r.Wake, &v.Wake},
+		part{r.GatewayPorts, &v.GatewayPorts})
 	if r.XID.Valid {
 		v.Instance = &fleet.Instance{
 			ID: fleet.InstanceID(r.XID.String), InstallationID: v.ID, Role: fleet.Role(r.XRole.String), ClusterID: v.ClusterID,

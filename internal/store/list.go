@@ -15,7 +15,7 @@ import (
 const pageSQL = `SELECT i.id, i.owner, i.name, i.cluster_id, i.state, i.state_reason, i.state_detail, i.generation, i.package_id,
 	i.memory_mib, i.disk_mib, i.vcpus, i.env, i.secrets, i.labels, i.verified_package_id, i.running_package_id,
 	i.created_at, i.updated_at, i.version, coalesce(i.group_id, ''), coalesce(i.group_revision, 0), i.own,
-	i.dns_names, i.idle, i.wake, i.awake_since, i.asleep_since, i.wakes, act.last_active_at,
+	i.dns_names, i.idle, i.wake, i.awake_since, i.asleep_since, i.wakes, act.last_active_at, ` + gatewayPorts + `,
 	x.id, x.serving, x.power, x.endpoints, x.exit_record, x.restarts, x.saved, x.created_at, x.image, x.memory_mib, h.name,
 	o.id, o.kind, o.state, o.step, o.step_number, o.steps_total, o.step_since, o.steps, o.attempt, o.executor, o.worker,
 	o.due_at, o.step_deadline_at, o.wait_reason, o.wait_detail, o.fail_reason, o.error, o.revision, o.created_at, o.started_at

@@ -19,7 +19,7 @@ type pageRow struct {
 	env, secrets, labels, own                                   sql.RawBytes
 	createdAt, updatedAt, awakeSince                            time.Time
 	dnsNames                                                    pq.StringArray
-	idle, wake                                                  sql.RawBytes
+	idle, wake, gatewayPorts                                    sql.RawBytes
 	wakes                                                       int64
 	asleepSince, lastActiveAt                                   sql.NullTime
 	instance                                                    struct {
@@ -40,7 +40,7 @@ func (r *pageRow) dests() []any {
 		&r.id, &r.owner, &r.name, &r.clusterID, &r.state, &r.stateReason, &r.stateDetail, &r.generation, &r.packageID,
 		&r.memoryMiB, &r.diskMiB, &r.vcpus, &r.env, &r.secrets, &r.labels, &r.verifiedID, &r.runningID,
 		&r.createdAt, &r.updatedAt, &r.version, &r.groupID, &r.groupRevision, &r.own,
-		&r.dnsNames, &r.idle, &r.wake, &r.awakeSince, &r.asleepSince, &r.wakes, &r.lastActiveAt,
+		&r.dnsNames, &r.idle, &r.wake, &r.awakeSince, &r.asleepSince, &r.wakes, &r.lastActiveAt, &r.gatewayPorts,
 		&x.id, &x.serving, &x.power, &x.endpoints, &x.exit, &x.restarts, &x.saved, &x.createdAt, &x.image, &x.memoryMiB, &x.host,
 		&o.ID, &o.Kind, &o.State, &o.Step, &o.StepNumber, &o.StepsTotal, &o.StepSince, &o.Steps, &o.Attempt, &o.Executor, &o.Worker,
 		&o.DueAt, &o.StepDeadlineAt, &o.WaitReason, &o.WaitDetail, &o.FailReason, &o.Error, &o.Revision, &o.CreatedAt, &o.StartedAt,
@@ -108,13 +108,14 @@ func (r *pageRow) view() (fleet.InstallationView, error) {
 		LastActiveAt: timeOf(r.lastActiveAt),
 		HostName:     string(r.instance.host),
 	}
-	var errs [6]error
+	var errs [7]error
 	v.Env, errs[0] = decodeTexts(r.env)
 	v.Secrets, errs[1] = decodeTexts(r.secrets)
 	v.Labels, errs[2] = decodeTexts(r.labels)
 	errs[3] = (jsonText{r.own}).into(&v.Own)
 	errs[4] = (jsonText{r.idle}).into(&v.Idle)
 	errs[5] = (jsonText{r.wake}).into(&v.Wake)
+	errs[6] = (jsonText{r.gatewayPorts}).into(&v.GatewayPorts)
 	malformed := errors.Join(errs[:]...)
 	var err error
 	if v.Operation, err = r.operation.operation(); v.Operation != nil {

@@ -33,7 +33,10 @@ FROM group_revision r WHERE i.id = $1 AND r.group_id = i.group_id AND r.number =
 // pin moves an installation to a revision of its group; nothing where it has left
 // the group, or where what it sets itself can't be read.
 func (t *Tx) pin(ctx context.Context, id fleet.InstallationID, number fleet.RevisionNumber) error {
-	_, err := t.exec(ctx, "pinning a revision", pinSQL, id, number)
+	if _, err := t.exec(ctx, "pinning a revision", pinSQL, id, number); err != nil {
+		return err
+	}
+	_, err := t.leasePorts(ctx, string(id))
 	return err
 }
 
@@ -184,7 +187,12 @@ func (t *Tx) begin(ctx context.Context, group fleet.GroupID, starts []fleet.Memb
 		return err
 	}
 	var begun []string
-	return t.list(ctx, "beginning members", &begun, beginSQL, group, text, pq.Array(free), pq.Array(updatableStates()))
+	if err := t.list(ctx, "beginning members", &begun, beginSQL, group, text, pq.Array(free), pq.Array(updatableStates())); err != nil || len(begun) == 0 {
+		return err
+	}
+	// Where the range has run dry a new port is not reached; the release goes on.
+	_, err = t.leasePorts(ctx, begun...)
+	return err
 }
 
 // updatableStates are those in which an update is accepted.

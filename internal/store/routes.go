@@ -16,7 +16,7 @@ const (
 	// anything serves or not.
 	routeColumns = `SELECT i.id, i.name, i.state, i.dns_names, i.wake, x.id AS instance_id, x.cluster_id, x.host_id, x.serving, x.endpoints,
 	x.serving IS NOT TRUE AND i.state = 'stable' AND coalesce((SELECT o.kind = 'move' FROM operation o WHERE o.resource_id = i.id AND o.state = 'active'), false) AS moving,
-	(SELECT jsonb_agg(jsonb_build_object('gateway', g.port, 'port', g.guest_port) ORDER BY g.port) FROM gateway_port g WHERE g.installation_id = i.id) AS ports
+	` + gatewayPorts + ` AS ports
 `
 	routeInstance = `
 LEFT JOIN LATERAL (
