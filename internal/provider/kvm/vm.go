@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -38,8 +39,12 @@ type vm struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	guest  *channel
-	// qmpDone is closed when no more events come from QEMU.
-	qmpDone chan struct{}
+	// qmpUp is closed when qmp has been set, qmpDone when no more events come from QEMU.
+	qmpUp, qmpDone chan struct{}
+	// migration gets what QEMU says of saving and loading.
+	migration chan string
+	// settled is closed when an adopted machine surely runs; nil for others.
+	settled chan struct{}
 	// becameReady is closed when the guest is ready for the first time.
 	becameReady chan struct{}
 	// health, endpoints and grace never change.
@@ -51,6 +56,12 @@ type vm struct {
 	qmp      *qmp.Client
 	stopping bool
 	killed   bool
+	// again: it is started again when it has ended; discarded: its end is nobody's business.
+	again, discarded bool
+	// ran is when the guest's first instruction was, or was about to be.
+	ran time.Time
+	// how it came to run.
+	how fleet.Start
 	// heard: the guest has spoken in this connection.
 	heard bool
 	ready bool
@@ -73,7 +84,8 @@ type vm struct {
 // newVM begins to watch a QEMU that runs. Needs the instance's lock.
 func newVM(i *instance, proc *watched) *vm {
 	v := &vm{
-		i: i, proc: proc, exited: make(chan struct{}), qmpDone: make(chan struct{}), becameReady: make(chan struct{}),
+		i: i, proc: proc, exited: make(chan struct{}), becameReady: make(chan struct{}),
+		qmpUp: make(chan struct{}), qmpDone: make(chan struct{}), migration: make(chan string, 16),
 		health: i.rec.Spec.Manifest.Health, endpoints: i.rec.Endpoints,
 		state: fleet.HealthUnknown, detail: "the guest is booting",
 	}
@@ -86,14 +98,31 @@ func newVM(i *instance, proc *watched) *vm {
 		return dialSocket(ctx, i.dir(), channelSocket)
 	}, v.heardFromGuest)
 	i.active.Store(true)
-	if i.rec.Spec.Kernel.Silent() {
-		v.mu.Lock()
-		v.becomeReady()
-		v.mu.Unlock()
-	}
 	i.p.spawn(v.talk)
 	i.p.spawn(v.watch)
 	return v
+}
+
+// began: the guest runs from now on. One that never says so is ready at once.
+func (v *vm) began(how fleet.Start) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ran, v.how = time.Now(), how
+	if v.i.rec.Spec.Kernel.Silent() {
+		v.becomeReady()
+	}
+}
+
+// control waits for QEMU's control socket.
+func (v *vm) control(ctx context.Context) (control, error) {
+	select {
+	case <-v.qmpUp:
+		return control{Client: v.qmp, told: v.migration}, nil
+	case <-v.qmpDone:
+		return control{}, errors.New("QEMU has ended")
+	case <-ctx.Done():
+		return control{}, fmt.Errorf("waiting for QEMU: %w", ctx.Err())
+	}
 }
 
 // talk holds a QMP connection for the reason of the end.
@@ -110,6 +139,7 @@ func (v *vm) talk() {
 	}
 	v.mu.Lock()
 	v.qmp = client
+	close(v.qmpUp)
 	if v.stopping {
 		v.pressPower()
 	}
@@ -149,6 +179,7 @@ func (v *vm) connectQMP(ctx context.Context) (*qmp.Client, error) {
 }
 
 func (v *vm) heardFromQEMU(e qmp.Event) {
+	migrationEvent(e, v.migration)
 	if e.Name != "SHUTDOWN" {
 		return
 	}
@@ -311,6 +342,7 @@ func (v *vm) fill(st *fleet.InstanceStatus) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	st.Power, st.Restarts = fleet.PowerOn, v.restarts+v.i.restarts.Count
+	st.Start = v.i.rec.Start
 	if v.stopping || v.gone != nil {
 		st.Power = fleet.PowerPending
 		st.HealthDetail = "the machine is stopping"
@@ -355,6 +387,21 @@ func (v *vm) pressPower() {
 	})
 }
 
+// discard ends a machine that is given up, of which nothing is recorded.
+func (v *vm) discard(ctx context.Context) error {
+	v.mu.Lock()
+	v.discarded = true
+	v.mu.Unlock()
+	v.kill()
+	return v.awaitEnd(ctx)
+}
+
+func (v *vm) isDiscarded() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.discarded
+}
+
 // kill ends QEMU at once.
 func (v *vm) kill() {
 	v.mu.Lock()
@@ -382,5 +429,7 @@ func (v *vm) watch() {
 	}
 	status := v.proc.reap()
 	_ = v.proc.close()
-	v.i.ended(v, status)
+	if !v.isDiscarded() {
+		v.i.ended(v, status)
+	}
 }

@@ -7,11 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
+	"time"
 )
 
-// main serves /data/value (GET, PUT) and ends at GET /exit?code=N.
+// main serves /data/value (GET /value, /set), counts in memory at GET /count, tells
+// the time, and ends at GET /exit?code=N.
 func main() {
 	const file = "/data/value"
+	var count atomic.Int64
+	http.HandleFunc("GET /count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, count.Add(1)) })
+	http.HandleFunc("GET /now", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, time.Now().UnixMilli()) })
 	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getenv("GREETING")) })
 	http.HandleFunc("GET /value", func(w http.ResponseWriter, _ *http.Request) {
 		content, err := os.ReadFile(file)
