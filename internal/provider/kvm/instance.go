@@ -334,7 +334,7 @@ func (i *instance) status() fleet.InstanceStatus {
 	spec := i.rec.Spec
 	st := fleet.InstanceStatus{
 		ID: i.id, InstallationID: spec.InstallationID, ProviderRef: string(i.id), Epoch: i.rec.Epoch,
-		Power: fleet.PowerOff, Health: fleet.HealthUnknown, Exit: i.rec.Exit, CreatedAt: i.rec.CreatedAt,
+		Power: fleet.PowerOff, Health: fleet.HealthUnknown, Exit: i.rec.Exit, CreatedAt: i.rec.CreatedAt, Boot: i.rec.Boots,
 	}
 	for _, port := range spec.Manifest.Ports {
 		if address, ok := i.rec.Endpoints[port.Number]; ok {

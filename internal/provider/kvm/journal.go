@@ -38,7 +38,7 @@ type instanceRecord struct {
 	CreatedAt time.Time   `json:"created_at,omitzero"`
 	// UID is the user that QEMU runs as; 0 is the provisioner's own.
 	UID int `json:"uid,omitempty"`
-	// Boots counts the starts.
+	// Boots counts the starts, by boot or by resuming.
 	Boots int `json:"boots,omitempty"`
 	// Starting is written before QEMU is, and Process after: a crash between
 	// leaves a QEMU that is found by looking through all processes.
