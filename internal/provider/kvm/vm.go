@@ -349,6 +349,11 @@ func (v *vm) fill(st *fleet.InstanceStatus) {
 		return
 	}
 	st.Health, st.HealthDetail = v.state, v.detail
+	select {
+	case <-v.becameReady:
+		st.Ready = true
+	default:
+	}
 	if v.ready && v.state != fleet.HealthHealthy {
 		st.Again = probeFresh
 	}
