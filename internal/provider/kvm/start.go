@@ -43,6 +43,11 @@ func (i *instance) start(ctx context.Context) (err error) {
 	if volume != nil {
 		volumeFD = files.add(volume)
 	}
+	var over machine
+	if err := i.openLayers(&over, &files); err != nil {
+		i.releaseVolume()
+		return err
+	}
 	attached := false
 	defer func() {
 		if err == nil {
@@ -77,7 +82,7 @@ func (i *instance) start(ctx context.Context) (err error) {
 	m := machine{
 		ID: i.id, UUID: uuidOf(i.id), Type: accel.Machine, Accel: accel.Accel,
 		VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB, Cmdline: kernelCmdline(image.Cmdline), MAC: mac,
-		Volume: volumeFD,
+		Volume: volumeFD, Layers: over.Layers, VolumeReadOnly: over.VolumeReadOnly,
 	}
 	tap := 0
 	if at.TapFD != nil {
@@ -285,6 +290,10 @@ func (i *instance) takeVolume(ctx context.Context, image fleet.ImageFiles) (*os.
 	if ref == nil {
 		return nil, nil
 	}
+	if i.rec.Clone {
+		return i.readVolume(ctx)
+	}
+	defer i.p.dropClonesOf(ctx, ref.ID)()
 	return i.p.volume(ref.ID).take(ctx, i.id, func(f *os.File) error {
 		if image.DiskPath == "" {
 			return nil
@@ -299,7 +308,7 @@ func (i *instance) takeVolume(ctx context.Context, image fleet.ImageFiles) (*os.
 
 // reserveVolume keeps the volume for this instance, which runs or is about to.
 func (i *instance) reserveVolume() {
-	if ref := i.rec.Spec.Volume; ref != nil {
+	if ref := i.rec.Spec.Volume; ref != nil && !i.rec.Clone {
 		i.p.volume(ref.ID).reserve(i.id)
 	}
 }
