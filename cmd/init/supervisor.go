@@ -188,11 +188,14 @@ func (s *supervisor) command(cmd guest.Command) *guest.Message {
 		ch.done(cmd.ID, setClock(cmd.Time))
 	case guest.VerbReseed:
 		ch.done(cmd.ID, reseed(cmd.Seed))
+	case guest.VerbWake:
+		// Nothing can hold the thaw up: the freeze was answered before the sleep.
+		ch.done(cmd.ID, errors.Join(setClock(cmd.Time), reseed(cmd.Seed), s.m.thaw()))
 	case guest.VerbShutdown:
 		ch.done(cmd.ID, nil)
 		return s.stop()
 	default:
-		ch.done(cmd.ID, fmt.Errorf("this init does not know the verb %q", cmd.Verb))
+		ch.done(cmd.ID, fmt.Errorf(guest.UnknownVerb+" %q", cmd.Verb))
 	}
 	return nil
 }

@@ -163,7 +163,12 @@ const (
 	VerbSetClock Verb = "set-clock"
 	// VerbReseed mixes Command.Seed into the kernel's random state.
 	VerbReseed Verb = "reseed"
+	// VerbWake is SetClock, Reseed and Thaw at once: what a machine needs that goes on after a sleep.
+	VerbWake Verb = "wake"
 )
+
+// UnknownVerb begins the error of an init that is older than a verb.
+const UnknownVerb = "this init does not know the verb"
 
 // Message is what a guest sends: one JSON object a line, at most MaxLine bytes.
 type Message struct {

@@ -9,6 +9,9 @@ import (
 	"dormouse/internal/guest"
 )
 
+// verifySuffix ends the name of a QEMU that only verifies a saved state.
+const verifySuffix = ".verify"
+
 // The accelerators.
 const (
 	// AccelAuto takes kvm where a probe guest really runs in it, and else tcg.
@@ -41,6 +44,15 @@ type machine struct {
 	VCPUs     int
 	MemoryMiB int
 
+	// RAM is the file that is the guest's memory; 0 leaves it to QEMU. Where it is
+	// Private, what the guest writes to it is kept apart and lost at the end.
+	RAM     int
+	Private bool
+	// Verify: it only looks whether a saved state loads, beside the machine that was saved.
+	Verify bool
+	// Incoming: it waits for a saved state, instead of booting.
+	Incoming bool
+
 	// Kernel is 0 for a machine that boots from its root disk.
 	Kernel, Initrd int
 	Cmdline        string
@@ -71,10 +83,20 @@ type machine struct {
 // arguments returns QEMU's arguments. The order of devices and their PCI
 // addresses are fixed: a saved state loads only into the same set.
 func (m machine) arguments() []string {
-	args := []string{
-		"-name", "guest=" + qemuName(string(m.ID)),
-		"-uuid", m.UUID,
-		"-machine", m.Type + ",usb=off,vmport=off",
+	name, board := qemuName(string(m.ID)), m.Type+",usb=off,vmport=off"
+	if m.Verify {
+		name += verifySuffix
+	}
+	if m.RAM != 0 {
+		board += ",memory-backend=ram0"
+	}
+	args := []string{"-name", "guest=" + name, "-uuid", m.UUID, "-machine", board}
+	if m.RAM != 0 {
+		share := "on"
+		if m.Private {
+			share = "off"
+		}
+		args = append(args, "-object", fmt.Sprintf("memory-backend-file,id=ram0,size=%dM,mem-path=%s,share=%s", m.MemoryMiB, inheritedPath(m.RAM), share))
 	}
 	if m.Accel == AccelKVM {
 		args = append(args, "-accel", "kvm", "-cpu", "host")
@@ -121,6 +143,9 @@ func (m machine) arguments() []string {
 	}
 	if m.DebugExit {
 		args = append(args, "-device", "isa-debug-exit,iobase=0x501,iosize=0x4")
+	}
+	if m.Incoming {
+		args = append(args, "-incoming", "defer")
 	}
 	return args
 }

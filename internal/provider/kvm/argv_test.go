@@ -13,14 +13,15 @@ func TestArgumentsGolden(t *testing.T) {
 	t.Parallel()
 	m := machine{
 		ID: "06a1b2c3d4e5f6g7h8i9j0k1l2", UUID: "9d7e0c1a-0000-8000-8000-000000000001", Type: pinnedMachine, Accel: AccelTCG,
-		VCPUs: 1, MemoryMiB: 128, Kernel: 4, Initrd: 5, Cmdline: "console=ttyS0 quiet panic=-1",
+		VCPUs: 1, MemoryMiB: 128, RAM: 12, Kernel: 4, Initrd: 5, Cmdline: "console=ttyS0 quiet panic=-1",
 		Root: 6, Config: 7, Volume: 3, Console: 8, QMP: 9, Channel: 10,
 		Netdev: "tap,id=net0,fd=11,vhost=off", MAC: "52:54:00:00:00:07",
 	}
 	require.Equal(t, strings.Fields(`
 		-name guest=dormouse-06a1b2c3d4e5f6g7h8i9j0k1l2
 		-uuid 9d7e0c1a-0000-8000-8000-000000000001
-		-machine pc-q35-7.2,usb=off,vmport=off
+		-machine pc-q35-7.2,usb=off,vmport=off,memory-backend=ram0
+		-object memory-backend-file,id=ram0,size=128M,mem-path=/proc/self/fd/12,share=on
 		-accel tcg,tb-size=32
 		-cpu max
 		-smp 1

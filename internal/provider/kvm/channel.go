@@ -4,8 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,14 +37,26 @@ type channel struct {
 	mu   sync.Mutex
 	conn net.Conn
 	next int64
+	// waiting are the commands whose answers somebody waits for, by ID.
+	waiting map[int64]*request
 	// resend is sent whenever a connection is made; nil sends nothing but a ping.
 	resend *guest.Command
+}
+
+// request is a command whose answer somebody waits for.
+type request struct {
+	command guest.Command
+	answer  chan guest.Message
 }
 
 // newChannel begins to connect. onMessage is called from one goroutine, in
 // order. done is closed after ctx has ended and all that was received has been handed over.
 func newChannel(ctx context.Context, dial func(context.Context) (net.Conn, error), onMessage func(guest.Message)) *channel {
-	c := &channel{dial: dial, onMessage: onMessage, done: make(chan struct{})}
+	c := &channel{
+		dial: dial, onMessage: onMessage, done: make(chan struct{}), waiting: map[int64]*request{},
+		// What a guest still has to say to an earlier host must not answer this one.
+		next: time.Now().UnixNano(),
+	}
 	go c.run(ctx)
 	return c
 }
@@ -75,6 +91,11 @@ func (c *channel) serve(ctx context.Context, conn net.Conn) int {
 	if err == nil && c.resend != nil {
 		err = c.write(*c.resend)
 	}
+	for _, id := range slices.Sorted(maps.Keys(c.waiting)) {
+		if err == nil {
+			err = c.write(c.waiting[id].command)
+		}
+	}
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
@@ -104,6 +125,9 @@ func (c *channel) serve(ctx context.Context, conn net.Conn) int {
 			continue // half a line from before this connection, or a guest that babbles
 		}
 		count++
+		if m.Event == guest.EventDone {
+			c.answered(m)
+		}
 		c.onMessage(m)
 	}
 	return count
@@ -120,10 +144,62 @@ func (c *channel) keepSending(command guest.Command) {
 	}
 }
 
+// errUnknownVerb: the guest's init is older than what was asked.
+var errUnknownVerb = errors.New("the guest's init is too old for that")
+
+// ask sends the command now, or as soon as there is a connection and again where
+// that breaks, and waits for the guest's answer. The error is the guest's own word
+// (errUnknownVerb among them), ctx's end, or the machine's.
+func (c *channel) ask(ctx context.Context, command guest.Command) error {
+	r := &request{command: command, answer: make(chan guest.Message, 1)}
+	c.mu.Lock()
+	c.next++
+	id := c.next
+	r.command.ID = id
+	c.waiting[id] = r
+	if c.conn != nil {
+		_ = c.write(r.command) // a broken connection is made anew, and this sent with it
+	}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.waiting, id)
+		c.mu.Unlock()
+	}()
+	select {
+	case m := <-r.answer:
+		switch {
+		case strings.HasPrefix(m.Error, guest.UnknownVerb):
+			return fmt.Errorf("asking the guest to %s: %w", command.Verb, errUnknownVerb)
+		case m.Error != "":
+			return fmt.Errorf("asking the guest to %s: it says: %s", command.Verb, m.Error)
+		}
+		return nil
+	case <-c.done:
+		return fmt.Errorf("asking the guest to %s: its machine has ended", command.Verb)
+	case <-ctx.Done():
+		return fmt.Errorf("asking the guest to %s: it has not answered: %w", command.Verb, ctx.Err())
+	}
+}
+
+func (c *channel) answered(m guest.Message) {
+	c.mu.Lock()
+	r := c.waiting[m.ID]
+	c.mu.Unlock()
+	if r != nil {
+		select {
+		case r.answer <- m:
+		default: // a second answer to one command
+		}
+	}
+}
+
 // write sends under c.mu.
 func (c *channel) write(command guest.Command) error {
-	c.next++
-	command.ID = c.next
+	if command.ID == 0 {
+		c.next++
+		command.ID = c.next
+	}
 	line, err := json.Marshal(command)
 	if err != nil {
 		return fmt.Errorf("encoding a command to the guest: %w", err)

@@ -172,21 +172,13 @@ func (p *Provider) commitOnline(ctx context.Context, v *volume, user fleet.Insta
 	if i == nil {
 		return fleet.Errorf(fleet.KindUnavailable, "%s: instance %s is unknown", doing, user)
 	}
-	if err := i.lock(ctx); err != nil {
-		return err
-	}
-	machine := i.vm
-	i.unlock()
-	c := &commit{v: v, vm: machine}
-	if machine != nil {
-		machine.mu.Lock()
-		c.qmp = machine.qmp
-		machine.mu.Unlock()
-	}
-	if c.qmp == nil {
+	c, err := i.beginCommit(ctx, v)
+	if err == nil && c == nil {
 		return fleet.Errorf(fleet.KindUnavailable, "%s: instance %s is starting or stopping, try again", doing, user)
 	}
-	err := c.run(ctx)
+	if err == nil {
+		err = c.run(ctx)
+	}
 	var refused *qmp.Error
 	switch {
 	case err == nil:
@@ -201,6 +193,48 @@ func (p *Provider) commitOnline(ctx context.Context, v *volume, user fleet.Insta
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
+// beginCommit begins the job, or finds one that a provider has left behind; nil is
+// that there is no machine that could have one. From then on it is not put to sleep.
+func (i *instance) beginCommit(ctx context.Context, v *volume) (*commit, error) {
+	if err := i.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer i.unlock()
+	if i.vm == nil {
+		return nil, nil
+	}
+	c := &commit{v: v, vm: i.vm}
+	i.vm.mu.Lock()
+	c.qmp = i.vm.qmp
+	i.vm.mu.Unlock()
+	if c.qmp == nil {
+		return nil, nil
+	}
+	over, err := c.changedOver(ctx)
+	if err != nil || over {
+		return c, err
+	}
+	job, err := c.job(ctx)
+	if err != nil || job != nil {
+		return c, err
+	}
+	return c, c.qmp.Execute(ctx, "block-commit", map[string]any{
+		"job-id": commitJob, "device": layerNode(0), "base-node": nodeVolume, "auto-dismiss": false,
+	}, nil)
+}
+
+// commits tells whether the instance's machine is going over to its volume. Needs the lock.
+func (i *instance) commits() bool {
+	ref := i.rec.Spec.Volume
+	if ref == nil || i.rec.Clone == clone {
+		return false
+	}
+	v := i.p.volume(ref.ID)
+	_ = v.lock(context.Background())
+	defer v.unlock()
+	return v.user == i.id && v.rec.Overlay == overlayCommitting
+}
+
 // commit is one going over of a machine from a volume's overlay to the volume.
 type commit struct {
 	v   *volume
@@ -208,7 +242,7 @@ type commit struct {
 	qmp *qmp.Client
 }
 
-// run begins the job, or goes on with one that a provider has left behind.
+// run ends the job.
 func (c *commit) run(ctx context.Context) error {
 	over, err := c.changedOver(ctx)
 	if err != nil {
@@ -216,17 +250,6 @@ func (c *commit) run(ctx context.Context) error {
 	}
 	if over { // it was cut between that and the journal
 		return c.changeOver(ctx, nothing)
-	}
-	job, err := c.job(ctx)
-	if err != nil {
-		return err
-	}
-	if job == nil {
-		if err := c.qmp.Execute(ctx, "block-commit", map[string]any{
-			"job-id": commitJob, "device": layerNode(0), "base-node": nodeVolume, "auto-dismiss": false,
-		}, nil); err != nil {
-			return err
-		}
 	}
 	if err := c.await(ctx, "ready"); err != nil {
 		return err
@@ -375,9 +398,9 @@ func (c *commit) await(ctx context.Context, status string) error {
 
 func nothing() error { return nil }
 
-// settle ends the pause in which a provider that went away may have left a
+// settleOverlay ends the pause in which a provider that went away may have left a
 // machine. It comes before anything else has the guest go on.
-func (i *instance) settle(ctx context.Context, machine *vm, client *qmp.Client) error {
+func (i *instance) settleOverlay(ctx context.Context, machine *vm, client *qmp.Client) error {
 	ref := machine.volume
 	if ref == nil {
 		return nil
@@ -391,13 +414,11 @@ func (i *instance) settle(ctx context.Context, machine *vm, client *qmp.Client) 
 	if state != overlayCommitting && state != overlayCommitted {
 		return nil
 	}
-	var run struct {
-		Status string `json:"status"`
-	}
-	if err := client.Execute(ctx, "query-status", nil, &run); err != nil {
+	run, err := control{Client: client}.status(ctx)
+	if err != nil {
 		return err
 	}
-	if run.Status != "paused" {
+	if run.Status != statusPaused {
 		return v.settled(ctx) // a machine changes over in a pause only, and goes on once that is written down
 	}
 	c := &commit{v: v, vm: machine, qmp: client}

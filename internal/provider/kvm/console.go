@@ -53,7 +53,8 @@ func newConsoleLog(dir string, max int64) *consoleLog {
 	return c
 }
 
-// open returns the live file for QEMU to append to, after a line that marks a new boot.
+// open returns the live file for QEMU to append to, after a line that marks a new
+// boot; "" goes on with the last one.
 func (c *consoleLog) open(marker string) (*os.File, error) {
 	if err := c.bound(); err != nil {
 		return nil, err
@@ -61,6 +62,9 @@ func (c *consoleLog) open(marker string) (*os.File, error) {
 	f, err := os.OpenFile(c.live, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the console log: %w", err)
+	}
+	if marker == "" {
+		return f, nil
 	}
 	if _, err := f.WriteString("\n" + markerPrefix + marker + "\n"); err != nil {
 		return nil, errors.Join(diskError("writing the console log", err), f.Close())

@@ -47,8 +47,8 @@ func (i *instance) ended(v *vm, status *unix.WaitStatus) {
 		asked: v.stopping || i.rec.Want == fleet.PowerOff, killed: v.killed, gone: v.gone, shutdown: v.shutdown, status: status,
 		debugExit: i.rec.Spec.Kernel == fleet.KernelNanos, foreign: i.rec.Spec.Kernel == fleet.KernelDisk,
 	}
+	again := (e.asked || v.again) && i.rec.Want == fleet.PowerOn && !i.p.isStopping()
 	v.mu.Unlock()
-	again := e.asked && i.rec.Want == fleet.PowerOn && !i.p.isStopping()
 	i.record(e)
 	i.vm = nil
 	i.active.Store(false)
@@ -114,6 +114,9 @@ func (i *instance) record(e *ending) {
 	i.sayGaveWay(&exit)
 	exit.At = i.p.o.Clock().UTC()
 	i.rec.Exit, i.rec.Process, i.rec.Starting = &exit, nil, false
+	if i.rec.Asleep {
+		i.rec.Exit = nil // it has not ended, it sleeps
+	}
 	switch {
 	case e.asked:
 		// What is wanted has been said: off, or on again after the stop, or by
@@ -150,10 +153,14 @@ func (i *instance) startFailed(err error) {
 // cleanUp removes what only a running machine needs.
 func (i *instance) cleanUp() {
 	i.releaseVolume()
+	if !i.rec.Asleep {
+		i.dropRAM()
+		_ = os.Remove(i.statePath())
+	}
 	if err := i.p.o.Network.Detach(context.WithoutCancel(i.p.ctx), i.id); err != nil {
 		i.p.log.WithField("instance", i.id).WithError(err).Warn("the instance's port could not be removed; the next start will")
 	}
-	for _, name := range []string{qmpSocket, channelSocket} {
+	for _, name := range sockets() {
 		_ = os.Remove(filepath.Join(i.dir(), name))
 	}
 }

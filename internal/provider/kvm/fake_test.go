@@ -239,6 +239,10 @@ func (n *fakeNetwork) Attach(_ context.Context, p hostnet.Port) (hostnet.Attachm
 	return at, nil
 }
 
+func (n *fakeNetwork) Spare(context.Context) (hostnet.Attachment, error) {
+	return hostnet.Attachment{NetdevArgs: func(int) string { return "user,id=net0" }}, nil
+}
+
 func (n *fakeNetwork) Detach(_ context.Context, id fleet.InstanceID) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -31,6 +31,9 @@ type instance struct {
 	active atomic.Bool
 	// served: the health check has been answered once.
 	served atomic.Bool
+	// woken is rec.Woken, and last the status, as of the last unlock: both without the lock.
+	woken atomic.Bool
+	last  atomic.Pointer[fleet.InstanceStatus]
 	// resuming: New found it wanted on and is about to start it.
 	resuming bool
 	// restarts says when a silent guest whose program ended is started again; other
@@ -46,6 +49,8 @@ type instance struct {
 
 	mu  sync.Mutex
 	log *consoleLog
+	// waking is the wake under way; nil where there is none.
+	waking *wake
 }
 
 func newInstance(p *Provider, id fleet.InstanceID) *instance {
@@ -67,7 +72,16 @@ func (i *instance) lock(ctx context.Context) error {
 	}
 }
 
-func (i *instance) unlock() { <-i.sem }
+func (i *instance) unlock() {
+	i.woken.Store(i.rec.Woken)
+	if i.exists() {
+		st := i.status()
+		i.last.Store(&st)
+	} else {
+		i.last.Store(nil)
+	}
+	<-i.sem
+}
 
 // console returns the console log, which may have no file yet.
 func (i *instance) console() *consoleLog {
@@ -207,8 +221,10 @@ func (i *instance) undo() {
 }
 
 // powerOn starts an existing instance that does not run.
+// One that sleeps goes on from its memory, or is booted.
 func (i *instance) powerOn(ctx context.Context, epoch fleet.Epoch) (fleet.InstanceStatus, error) {
-	raised := i.raise(epoch)
+	raised := i.raise(epoch) || i.rec.Woken
+	i.rec.Woken = false
 	switch {
 	case i.vm == nil:
 		i.restarts = guest.Restarts{}
@@ -286,9 +302,9 @@ func (p *Provider) Power(ctx context.Context, ref fleet.InstanceRef, target flee
 	if target == fleet.PowerOn {
 		return i.powerOn(ctx, ref.Epoch)
 	}
-	if i.raise(ref.Epoch) || i.rec.Want != fleet.PowerOff {
-		i.rec.Want = fleet.PowerOff
-		if err := i.save(); err != nil {
+	if i.raise(ref.Epoch) || i.rec.Want != fleet.PowerOff || i.rec.Asleep || i.rec.Woken {
+		i.rec.Want, i.rec.Woken = fleet.PowerOff, false
+		if err := i.endSleep(); err != nil {
 			return fleet.InstanceStatus{}, err
 		}
 	}
@@ -350,8 +366,10 @@ func (i *instance) status() fleet.InstanceStatus {
 	}
 	switch {
 	case i.vm != nil:
-		st.Exit = nil
+		st.Exit, st.ColdReason, st.Woken = nil, i.rec.ColdReason, i.rec.Woken
 		i.vm.fill(&st)
+	case i.rec.Asleep:
+		st.Asleep, st.Saved, st.ColdReason = true, i.rec.Saved.status(), i.rec.ColdReason
 	case i.resuming:
 		// It is about to run: how it ended before is no news.
 		st.Power, st.Exit, st.Restarts = fleet.PowerPending, nil, i.restarts.Count

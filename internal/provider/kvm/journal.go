@@ -49,6 +49,20 @@ type instanceRecord struct {
 	// Endpoints maps a guest's port to the address dialled, as of the last start.
 	Endpoints map[int]string `json:"endpoints,omitempty"`
 	Exit      *fleet.Exit    `json:"exit,omitempty"`
+	// Tenant names the overlay and the configuration of a guest that boots from a
+	// shared disk, within its directory, as of the last boot.
+	Tenant []string `json:"tenant,omitempty"`
+	// Asleep: it is off, and a visit wakes it; Saved is what is kept of it. Want is PowerOff.
+	Asleep bool         `json:"asleep,omitempty"`
+	Saved  *savedMemory `json:"saved,omitempty"`
+	// Start is how the machine that runs came to run, and ColdReason why it was
+	// booted although its memory had been saved, or why a sleeper's memory was not.
+	Start fleet.Start `json:"start,omitempty"`
+	// QEMU is the version that it runs in.
+	QEMU       string `json:"qemu,omitempty"`
+	ColdReason string `json:"cold_reason,omitempty"`
+	// Woken by a visit, of which nobody with an epoch has heard yet.
+	Woken bool `json:"woken,omitempty"`
 }
 
 // volumeRecord is what this host knows of a volume.
@@ -66,6 +80,8 @@ type volumeRecord struct {
 	Kernel fleet.KernelKind `json:"kernel,omitempty"`
 	// Overlay is how far the overlay is that lies over it.
 	Overlay overlayState `json:"overlay,omitempty"`
+	// Generation rises before anybody writes to a volume that a saved memory relies on.
+	Generation int64 `json:"generation,omitempty"`
 }
 
 // journal is a directory of one JSON file per thing. A file is replaced as a

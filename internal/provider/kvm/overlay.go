@@ -35,6 +35,16 @@ func (v *volume) overlayPath() string {
 	return filepath.Join(v.p.volumeDir, string(v.id)+overlaySuffix)
 }
 
+// top is the file that is written to.
+func (v *volume) top() string {
+	_ = v.lock(context.Background())
+	defer v.unlock()
+	if v.rec.Overlay.lies() {
+		return v.overlayPath()
+	}
+	return v.path()
+}
+
 const overlaySuffix = ".overlay"
 
 // BeginOverlay lays an overlay over a volume: what is written from now on can be
@@ -96,6 +106,8 @@ func (p *Provider) DropOverlay(ctx context.Context, ref fleet.VolumeRef) error {
 	if err := unlockAndClose(f); err != nil {
 		return err
 	}
+	// No saved memory goes on from what is dropped.
+	v.rec.Generation++
 	// The journal first: a file that it does not name is removed at the next start.
 	if err := v.setOverlay(overlayNone); err != nil {
 		return err

@@ -68,6 +68,8 @@ type Options struct {
 	// OnChange is called, from any goroutine and with nothing locked, when an
 	// instance became ready or healthy, lost its program, or ended. It must not block.
 	OnChange func(fleet.InstanceID)
+	// OnWake is called like it after each wake that somebody waited for. nil is nobody.
+	OnWake func(fleet.InstanceID, WakePhases)
 	// OnConsole is called like it while a machine runs and its console has grown, in ever longer
 	// intervals. nil is nobody.
 	OnConsole func(fleet.InstanceID)
@@ -106,6 +108,9 @@ type Provider struct {
 	instanceJournal, volumeJournal journal
 	instanceDir, volumeDir         string
 	accel                          *accelerator
+	qemu                           *qemuProgram
+	// cpu is the host's processor.
+	cpu string
 	// tracing holds a token while a machine is traced.
 	tracing chan struct{}
 	// memoryAtStart is MemAvailable when the provider began, in MiB.
@@ -151,6 +156,9 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 		return nil, err
 	}
 	p.memoryAtStart = memory
+	if p.cpu, err = hostCPU(); err != nil {
+		return nil, err
+	}
 	for _, dir := range []string{o.DataDir, p.instanceDir, p.volumeDir} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, diskError("making the data directory", err)
@@ -170,7 +178,11 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 		uid = probeUID
 	}
 	p.accel = newAccelerator(o.Accel, o.QEMU, filepath.Join(o.DataDir, "accelerator.json"), uid, o.Log)
-	p.work.Go(func() { p.accel.warm(p.ctx) })
+	p.qemu = &qemuProgram{path: o.QEMU}
+	p.work.Go(func() {
+		_, _ = p.qemu.get(p.ctx) // a wake finds it ready
+		p.accel.warm(p.ctx)
+	})
 	if err := p.recover(ctx); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
@@ -215,6 +227,9 @@ func (o *Options) complete() error {
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(fleet.InstanceID) {}
+	}
+	if o.OnWake == nil {
+		o.OnWake = func(fleet.InstanceID, WakePhases) {}
 	}
 	if o.QEMU == "" {
 		o.QEMU = DefaultQEMU
@@ -316,12 +331,16 @@ func (p *Provider) UsesImage(id fleet.ImageID) bool {
 }
 
 // spawn runs f in a goroutine that Close waits for; not after Close has begun to wait.
-func (p *Provider) spawn(f func()) {
+func (p *Provider) spawn(f func()) { p.trySpawn(f) }
+
+// trySpawn tells whether it was not too late.
+func (p *Provider) trySpawn(f func()) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {
 		p.work.Go(f)
 	}
+	return !p.closed
 }
 
 // Shutdown stops all machines cleanly, those that are still running when ctx

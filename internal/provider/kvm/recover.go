@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/guest"
 )
 
 // resumePatience is how long the start of one machine may hold up the next.
@@ -41,6 +43,9 @@ func (p *Provider) recover(ctx context.Context) error {
 		}
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("opening the KVM provider: %w", err)
+		}
+		if err := i.endVerifiers(ctx, running[string(i.id)+verifySuffix]); err != nil {
+			return err
 		}
 		if err := i.recover(ctx, running[string(i.id)]); err != nil {
 			return err
@@ -122,8 +127,15 @@ func (i *instance) recover(ctx context.Context, candidates []int) error {
 		}
 		return i.finishDelete(ctx)
 	}
+	if i.rec.Asleep {
+		return i.recoverSleeper(ctx, proc, found)
+	}
+	// What a sleep that was cut has left is no use to anybody.
+	if err := i.useUp(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing leftovers: %w", err)
+	}
 	if found {
-		return i.adopt(proc)
+		return i.adopt(proc, guest.Command{Verb: guest.VerbThaw})
 	}
 	if i.rec.Process != nil || i.rec.Starting {
 		i.record(&ending{asked: i.rec.Want == fleet.PowerOff})
@@ -155,7 +167,8 @@ func (i *instance) findProcess(candidates []int) (process, bool) {
 }
 
 // adopt watches a machine that runs. One that was asked to stop goes on stopping.
-func (i *instance) adopt(proc process) error {
+// command is what its guest is told, which may have been frozen.
+func (i *instance) adopt(proc process, command guest.Command) error {
 	w, err := watch(proc)
 	if errors.Is(err, unix.ESRCH) {
 		i.record(&ending{asked: i.rec.Want == fleet.PowerOff}) // it ended this moment
@@ -176,6 +189,13 @@ func (i *instance) adopt(proc process) error {
 		i.p.memoryAtStart += used
 	}
 	i.vm = newVM(i, w)
+	i.vm.began(i.rec.Start)
+	v := i.vm
+	v.settled = make(chan struct{})
+	i.p.spawn(func() {
+		defer close(v.settled)
+		v.settle(command)
+	})
 	if i.rec.Want == fleet.PowerOff {
 		i.vm.stop()
 	}
@@ -243,8 +263,9 @@ func (p *Provider) sweepDirectories() error {
 			continue
 		}
 		if !i.runs() {
-			_ = os.Remove(filepath.Join(i.dir(), qmpSocket))
-			_ = os.Remove(filepath.Join(i.dir(), channelSocket))
+			for _, name := range sockets() {
+				_ = os.Remove(filepath.Join(i.dir(), name))
+			}
 		}
 		_ = os.Remove(i.console().old + tempSuffix)
 	}

@@ -17,7 +17,15 @@ import (
 const (
 	qmpSocket     = "qmp.sock"
 	channelSocket = "guest.sock"
+	// Those of one that only verifies.
+	verifyQMPSocket     = "verify-qmp.sock"
+	verifyChannelSocket = "verify-guest.sock"
 )
+
+// sockets are all of them.
+func sockets() []string {
+	return []string{qmpSocket, channelSocket, verifyQMPSocket, verifyChannelSocket}
+}
 
 // atDir calls use with a path of a few bytes that leads into dir. The address of
 // a unix socket has room for 107 bytes (unix(7)), and a data directory may be

@@ -14,26 +14,22 @@ import (
 )
 
 // tenantDir holds what makes a shared disk this instance's; made anew at every
-// start, since all that is to be kept lies on the volume.
+// boot, since all that is to be kept lies on the volume.
 const tenantDir = "tenant"
 
 // openDisk opens the disk of a guest that boots from it, with an overlay of its own.
-func (i *instance) openDisk(ctx context.Context, m *machine, files *inherited, image fleet.ImageFiles, at hostnet.Attachment) error {
-	dir := filepath.Join(i.dir(), tenantDir)
-	if err := os.RemoveAll(dir); err != nil {
-		return diskError("making the instance's disk", err)
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return diskError("making the instance's disk", err)
-	}
+func (i *instance) openDisk(ctx context.Context, r *prepared, image fleet.ImageFiles, at hostnet.Attachment) error {
+	m, files := &r.m, &r.files
 	foreign := i.rec.Spec.Kernel == fleet.KernelDisk
 	if foreign && m.Volume == 0 {
 		return fleet.Errorf(fleet.KindPermanent, "image %s is a disk, and the instance has no volume for what is written to it", image.ID)
 	}
-	own, err := i.p.o.Images.Specialise(ctx, image.ID, i.tenant(at), dir)
-	if err != nil {
-		return err
+	if r.purpose == toBoot {
+		if err := i.makeTenant(ctx, image, at); err != nil {
+			return err
+		}
 	}
+	own := i.tenantFiles()
 	base, err := openImage(image, image.DiskPath, false)
 	if err != nil {
 		return err
@@ -61,6 +57,45 @@ func (i *instance) openDisk(ctx context.Context, m *machine, files *inherited, i
 	}
 	m.Config = files.add(config)
 	return nil
+}
+
+// makeTenant makes the files of the instance's own anew.
+func (i *instance) makeTenant(ctx context.Context, image fleet.ImageFiles, at hostnet.Attachment) error {
+	dir := filepath.Join(i.dir(), tenantDir)
+	if err := os.RemoveAll(dir); err != nil {
+		return diskError("making the instance's disk", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return diskError("making the instance's disk", err)
+	}
+	own, err := i.p.o.Images.Specialise(ctx, image.ID, i.tenant(at), dir)
+	if err != nil {
+		return err
+	}
+	i.rec.Tenant = nil
+	for _, path := range []string{own.OverlayPath, own.ConfigPath} {
+		name := ""
+		if path != "" {
+			if name, err = filepath.Rel(dir, path); err != nil {
+				return fmt.Errorf("making the instance's disk: %w", err)
+			}
+		}
+		i.rec.Tenant = append(i.rec.Tenant, name)
+	}
+	return nil
+}
+
+// tenantFiles are the files of the instance's own, as they were made last.
+func (i *instance) tenantFiles() (own fleet.TenantFiles) {
+	if len(i.rec.Tenant) != 2 {
+		return own
+	}
+	for n, path := range []*string{&own.OverlayPath, &own.ConfigPath} {
+		if i.rec.Tenant[n] != "" {
+			*path = filepath.Join(i.dir(), tenantDir, i.rec.Tenant[n])
+		}
+	}
+	return own
 }
 
 // openForeign makes the volume the overlay, and opens the firmware where the

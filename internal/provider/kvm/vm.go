@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -38,8 +39,12 @@ type vm struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	guest  *channel
-	// qmpDone is closed when no more events come from QEMU.
-	qmpDone chan struct{}
+	// qmpUp is closed when qmp has been set, qmpDone when no more events come from QEMU.
+	qmpUp, qmpDone chan struct{}
+	// migration gets what QEMU says of saving and loading.
+	migration chan string
+	// settled is closed when an adopted machine surely runs; nil for others.
+	settled chan struct{}
 	// becameReady is closed when the guest is ready for the first time.
 	becameReady chan struct{}
 	// health, endpoints and grace never change.
@@ -53,6 +58,12 @@ type vm struct {
 	qmp      *qmp.Client
 	stopping bool
 	killed   bool
+	// again: it is started again when it has ended; discarded: its end is nobody's business.
+	again, discarded bool
+	// ran is when the guest's first instruction was, or was about to be.
+	ran time.Time
+	// how it came to run.
+	how fleet.Start
 	// heard: the guest has spoken in this connection.
 	heard bool
 	ready bool
@@ -75,7 +86,8 @@ type vm struct {
 // newVM begins to watch a QEMU that runs. Needs the instance's lock.
 func newVM(i *instance, proc *watched) *vm {
 	v := &vm{
-		i: i, proc: proc, exited: make(chan struct{}), qmpDone: make(chan struct{}), becameReady: make(chan struct{}),
+		i: i, proc: proc, exited: make(chan struct{}), becameReady: make(chan struct{}),
+		qmpUp: make(chan struct{}), qmpDone: make(chan struct{}), migration: make(chan string, 16),
 		health: i.rec.Spec.Manifest.Health, endpoints: i.rec.Endpoints,
 		state: fleet.HealthUnknown, detail: "the guest is booting",
 	}
@@ -91,14 +103,31 @@ func newVM(i *instance, proc *watched) *vm {
 		return dialSocket(ctx, i.dir(), channelSocket)
 	}, v.heardFromGuest)
 	i.active.Store(true)
-	if i.rec.Spec.Kernel.Silent() {
-		v.mu.Lock()
-		v.becomeReady()
-		v.mu.Unlock()
-	}
 	i.p.spawn(v.talk)
 	i.p.spawn(v.watch)
 	return v
+}
+
+// began: the guest runs from now on. One that never says so is ready at once.
+func (v *vm) began(how fleet.Start) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ran, v.how = time.Now(), how
+	if v.i.rec.Spec.Kernel.Silent() {
+		v.becomeReady()
+	}
+}
+
+// control waits for QEMU's control socket.
+func (v *vm) control(ctx context.Context) (control, error) {
+	select {
+	case <-v.qmpUp:
+		return control{Client: v.qmp, told: v.migration}, nil
+	case <-v.qmpDone:
+		return control{}, errors.New("QEMU has ended")
+	case <-ctx.Done():
+		return control{}, fmt.Errorf("waiting for QEMU: %w", ctx.Err())
+	}
 }
 
 // talk holds a QMP connection for the reason of the end.
@@ -113,11 +142,12 @@ func (v *vm) talk() {
 		}
 		return
 	}
-	if err := v.i.settle(v.ctx, v, client); err != nil && v.ctx.Err() == nil {
+	if err := v.i.settleOverlay(v.ctx, v, client); err != nil && v.ctx.Err() == nil {
 		v.i.p.log.WithField("instance", v.i.id).WithError(err).Error("a machine that was going over to its volume may be paused")
 	}
 	v.mu.Lock()
 	v.qmp = client
+	close(v.qmpUp)
 	if v.stopping {
 		v.pressPower()
 	}
@@ -157,6 +187,7 @@ func (v *vm) connectQMP(ctx context.Context) (*qmp.Client, error) {
 }
 
 func (v *vm) heardFromQEMU(e qmp.Event) {
+	migrationEvent(e, v.migration)
 	if e.Name != "SHUTDOWN" {
 		return
 	}
@@ -319,6 +350,7 @@ func (v *vm) fill(st *fleet.InstanceStatus) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	st.Power, st.Restarts = fleet.PowerOn, v.restarts+v.i.restarts.Count
+	st.Start = v.i.rec.Start
 	if v.stopping || v.gone != nil {
 		st.Power = fleet.PowerPending
 		st.HealthDetail = "the machine is stopping"
@@ -363,6 +395,21 @@ func (v *vm) pressPower() {
 	})
 }
 
+// discard ends a machine that is given up, of which nothing is recorded.
+func (v *vm) discard(ctx context.Context) error {
+	v.mu.Lock()
+	v.discarded = true
+	v.mu.Unlock()
+	v.kill()
+	return v.awaitEnd(ctx)
+}
+
+func (v *vm) isDiscarded() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.discarded
+}
+
 // kill ends QEMU at once.
 func (v *vm) kill() {
 	v.mu.Lock()
@@ -390,5 +437,7 @@ func (v *vm) watch() {
 	}
 	status := v.proc.reap()
 	_ = v.proc.close()
-	v.i.ended(v, status)
+	if !v.isDiscarded() {
+		v.i.ended(v, status)
+	}
 }

@@ -27,6 +27,8 @@ type volume struct {
 	// rec and user need the lock. user is the instance that is on or pending.
 	rec  volumeRecord
 	user fleet.InstanceID
+	// noted: a saved memory has this generation of it in its record.
+	noted bool
 	// committing: a machine is going over from the overlay to the volume. Needs the lock.
 	committing bool
 
@@ -99,9 +101,39 @@ func (v *volume) open(ctx context.Context) (*os.File, error) {
 	return f, nil
 }
 
+// note returns the generation, for a saved memory to rely on: it rises before
+// anything but the machine that goes on from it writes to the volume.
+func (v *volume) note() int64 {
+	_ = v.lock(context.Background())
+	defer v.unlock()
+	v.noted = true
+	return v.rec.Generation
+}
+
+func (v *volume) generation() int64 {
+	_ = v.lock(context.Background())
+	defer v.unlock()
+	return v.rec.Generation
+}
+
+// writing is to be called before a write to the volume. Needs the lock.
+func (v *volume) writing() error {
+	if !v.noted {
+		return nil
+	}
+	v.rec.Generation++
+	if err := v.save(); err != nil {
+		v.rec.Generation--
+		return err
+	}
+	v.noted = false
+	return nil
+}
+
 // take gives the volume to an instance that is about to start a kernel. prepare
-// is called with the open file, before anybody else sees it.
-func (v *volume) take(ctx context.Context, id fleet.InstanceID, prepare func(*os.File) error, kernel fleet.KernelKind) (*os.File, error) {
+// is called with the open file, before anybody else sees it. restoring is for a
+// machine that goes on with the volume as it left it.
+func (v *volume) take(ctx context.Context, id fleet.InstanceID, restoring bool, prepare func(*os.File) error, kernel fleet.KernelKind) (*os.File, error) {
 	defer v.want()()
 	if err := v.lock(ctx); err != nil {
 		return nil, err
@@ -121,6 +153,11 @@ func (v *volume) take(ctx context.Context, id fleet.InstanceID, prepare func(*os
 	f, err := v.open(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if !restoring {
+		if err := v.writing(); err != nil {
+			return nil, errors.Join(err, unlockAndClose(f))
+		}
 	}
 	if err := prepare(f); err != nil {
 		return nil, errors.Join(fmt.Errorf("preparing volume %s: %w", v.id, err), unlockAndClose(f))
@@ -197,7 +234,7 @@ func (p *Provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 	switch {
 	case !v.exists():
 		v.rec = volumeRecord{
-			Version: journalVersion, ID: v.id, Epoch: spec.Epoch, SizeMiB: spec.SizeMiB, Kernel: spec.Kernel,
+			Version: journalVersion, ID: v.id, Epoch: spec.Epoch, SizeMiB: spec.SizeMiB, Kernel: spec.Kernel, Generation: v.rec.Generation + 1,
 			InstallationID: spec.InstallationID, ClusterID: spec.ClusterID, CreatedAt: p.o.Clock().UTC(),
 		}
 		err = v.format(ctx)
@@ -205,6 +242,9 @@ func (p *Provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 		err = fleet.Errorf(fleet.KindConflict, "volume %s has an overlay and can't grow: commit or drop that first", v.id)
 	case spec.SizeMiB > v.rec.SizeMiB:
 		if err = v.free(); err == nil {
+			err = v.writing()
+		}
+		if err == nil {
 			err = v.grow(ctx, spec.SizeMiB)
 		}
 	case !raised:
@@ -214,6 +254,7 @@ func (p *Provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 		err = v.save()
 	}
 	if err != nil {
+		before.Generation = v.rec.Generation // it never falls
 		v.rec = before
 		return none, err
 	}
@@ -244,7 +285,7 @@ func (p *Provider) DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error 
 	}
 	// The tombstone first: a file that no journal names is removed at the next start.
 	before := v.rec
-	v.rec = volumeRecord{Version: journalVersion, ID: v.id, Epoch: ref.Epoch, DeletedAt: p.o.Clock().UTC()}
+	v.rec = volumeRecord{Version: journalVersion, ID: v.id, Epoch: ref.Epoch, DeletedAt: p.o.Clock().UTC(), Generation: v.rec.Generation}
 	if err := v.save(); err != nil {
 		v.rec = before
 		return err

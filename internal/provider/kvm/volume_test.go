@@ -169,6 +169,10 @@ func TestFullDisk(t *testing.T) {
 	requireEmpty(t, s)
 	require.NoError(t, os.Remove(full))
 	spec := s.spec("serve")
+	_, err := s.Ensure(t.Context(), spec)
+	require.Equal(t, fleet.KindCapacity, fleet.KindOf(err), "the room for all of its memory is taken at the start: %v", err)
+	require.NoError(t, syscall.Mount("", dir, "", syscall.MS_REMOUNT, "size=2m"))
+	spec.MemoryMiB = 1
 	s.ensure(spec)
 	s.await(spec, healthy)
 }

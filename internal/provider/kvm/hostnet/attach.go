@@ -38,15 +38,17 @@ func (b *Bridge) Attach(ctx context.Context, p Port) (Attachment, error) {
 		return Attachment{}, fmt.Errorf("attaching instance %s to the network: %w", p.ID, err)
 	}
 	return Attachment{
-		TapFD: tap,
-		// vhost is off: it needs /dev/vhost-net, which not every machine has, and
-		// a saved guest must find the same device everywhere.
-		NetdevArgs:   func(fd int) string { return fmt.Sprintf("tap,id=net0,fd=%d,vhost=off", fd) },
+		TapFD:        tap,
+		NetdevArgs:   tapNetdev,
 		Endpoints:    b.endpoints(addr, p.Ports),
 		GuestAddress: netip.PrefixFrom(addr, b.pool.Bits()).String(),
 		Gateway:      b.gateway.String(),
 	}, nil
 }
+
+// tapNetdev is how QEMU uses a tap. vhost is off: it needs /dev/vhost-net, which
+// not every machine has, and a saved guest must find the same device everywhere.
+func tapNetdev(fd int) string { return fmt.Sprintf("tap,id=net0,fd=%d,vhost=off", fd) }
 
 func (b *Bridge) attach(p Port, s sender) (_ *os.File, err error) {
 	if err := b.ensure(); err != nil {

@@ -20,6 +20,11 @@ type Network interface {
 	// hypervisor runs.
 	Attach(ctx context.Context, p Port) (Attachment, error)
 
+	// Spare returns a port like those that Attach gives, for a hypervisor whose
+	// guest never runs: it leads nowhere, and is gone with its descriptor, which the
+	// caller closes. It has neither endpoints nor addresses.
+	Spare(ctx context.Context) (Attachment, error)
+
 	// Detach takes the instance's port away. It returns nil if it is gone
 	// already.
 	Detach(ctx context.Context, id fleet.InstanceID) error

@@ -46,6 +46,28 @@ func isTap(link netlink.Link) bool {
 // first where there is none. It returns nil where another process holds the
 // queue. It must run on the namespace's thread.
 func openTap(name string, uid int) (*os.File, error) {
+	f, err := openQueue(name)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	// It outlives the hypervisor, so that a machine that is started again finds
+	// its port as it was.
+	fd := int(f.Fd())
+	if err := errors.Join(
+		unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1),
+		unix.IoctlSetInt(fd, unix.TUNSETOWNER, uid),
+	); err != nil {
+		return nil, errors.Join(fmt.Errorf("keeping tap %s: %w", name, err), f.Close())
+	}
+	return f, nil
+}
+
+// openQueue opens a tap, or makes it; EBUSY where another process holds its queue.
+// A %d in the name is the lowest number that is free.
+func openQueue(name string) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening /dev/net/tun: %w", err)
@@ -56,19 +78,8 @@ func openTap(name string, uid int) (*os.File, error) {
 		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
-	switch {
-	case errors.Is(err, unix.EBUSY):
-		return nil, f.Close()
-	case err != nil:
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening tap %s: %w", name, err), f.Close())
-	}
-	// It outlives the hypervisor, so that a machine that is started again finds
-	// its port as it was.
-	if err := errors.Join(
-		unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1),
-		unix.IoctlSetInt(fd, unix.TUNSETOWNER, uid),
-	); err != nil {
-		return nil, errors.Join(fmt.Errorf("keeping tap %s: %w", name, err), f.Close())
 	}
 	return f, nil
 }

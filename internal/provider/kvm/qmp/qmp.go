@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrClosed says that the connection has ended: QEMU has gone, or Close was called.
@@ -105,6 +108,12 @@ func greet(lines *bufio.Scanner) error {
 // A refusal by QEMU is an *Error. When ctx ends first the answer is dropped, but
 // QEMU may still carry the command out.
 func (c *Client) Execute(ctx context.Context, command string, arguments, result any) error {
+	return c.ExecuteWith(ctx, nil, command, arguments, result)
+}
+
+// ExecuteWith runs a command that takes an open file (getfd), which QEMU gets a
+// copy of; the connection must be a unix socket for that. Else it is Execute.
+func (c *Client) ExecuteWith(ctx context.Context, file *os.File, command string, arguments, result any) error {
 	answer := make(chan message, 1)
 	c.mu.Lock()
 	if c.err != nil {
@@ -120,7 +129,7 @@ func (c *Client) Execute(ctx context.Context, command string, arguments, result 
 		delete(c.waiting, id)
 		c.mu.Unlock()
 	}()
-	if err := c.send(id, command, arguments); err != nil {
+	if err := c.send(id, file, command, arguments); err != nil {
 		return fmt.Errorf("sending the QMP command %s: %w", command, err)
 	}
 	select {
@@ -142,7 +151,7 @@ func (c *Client) Execute(ctx context.Context, command string, arguments, result 
 	}
 }
 
-func (c *Client) send(id int64, command string, arguments any) error {
+func (c *Client) send(id int64, file *os.File, command string, arguments any) error {
 	line, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
@@ -156,10 +165,38 @@ func (c *Client) send(id int64, command string, arguments any) error {
 	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return errors.Join(ErrClosed, err)
 	}
-	if _, err := c.conn.Write(append(line, '\n')); err != nil {
+	line = append(line, '\n')
+	if file == nil {
+		_, err = c.conn.Write(line)
+	} else {
+		err = sendFile(c.conn, line, file)
+	}
+	if err != nil {
 		return errors.Join(ErrClosed, err)
 	}
 	return nil
+}
+
+// sendFile sends a line with a descriptor (unix(7), SCM_RIGHTS).
+func sendFile(conn net.Conn, line []byte, file *os.File) error {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("files can be sent over unix sockets only")
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	if err := raw.Control(func(fd uintptr) {
+		var n int
+		if n, _, sent = socket.WriteMsgUnix(line, unix.UnixRights(int(fd)), nil); sent == nil && n < len(line) {
+			_, sent = socket.Write(line[n:])
+		}
+	}); err != nil {
+		return err
+	}
+	return sent
 }
 
 func (c *Client) read(lines *bufio.Scanner, onEvent func(Event)) {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
+	"time"
 )
 
 // write returns once the content would survive the loss of the machine.
@@ -35,9 +37,13 @@ func write(file, content string) error {
 }
 
 // main serves /data/value (GET /value, GET /set?text=), fills /data with random
-// data (GET /fill?mib=N), and ends at GET /exit?code=N.
+// data (GET /fill?mib=N), counts in memory (GET /count), tells the time (GET
+// /now), and ends at GET /exit?code=N.
 func main() {
 	const file = "/data/value"
+	var count atomic.Int64
+	http.HandleFunc("GET /count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, count.Add(1)) })
+	http.HandleFunc("GET /now", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, time.Now().UnixMilli()) })
 	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getenv("GREETING")) })
 	http.HandleFunc("GET /value", func(w http.ResponseWriter, _ *http.Request) {
 		content, err := os.ReadFile(file)

@@ -1,0 +1,148 @@
+package kvm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"dormouse/internal/fleet"
+	"dormouse/internal/guest"
+)
+
+const (
+	// restorePatience is how long QEMU may take to load a saved state.
+	restorePatience = 30 * time.Second
+	// answerPatience is how long a guest that goes on may take to say so.
+	answerPatience = 20 * time.Second
+)
+
+// restore lets a sleeping machine go on where it was saved, and returns when its
+// guest has answered. cold is why that can't be, and that it is to be booted; an
+// error is one that would keep it from booting too. Needs the lock.
+func (i *instance) restore(ctx context.Context) (cold string, err error) {
+	saved := i.rec.Saved
+	if cold, err = i.misfit(ctx, saved); cold != "" || err != nil {
+		return cold, err
+	}
+	r, err := i.prepare(ctx, toRestore)
+	if err != nil {
+		return "", err
+	}
+	defer r.files.close()
+	state, err := os.Open(i.statePath())
+	if err != nil {
+		return "", errors.Join(err, r.undo())
+	}
+	from := r.files.add(state)
+	if r.m.fingerprint() != saved.Arguments {
+		return "it was saved with other arguments of QEMU", r.undo()
+	}
+	proc, err := i.execute(r)
+	if err != nil {
+		return "", errors.Join(err, r.undo())
+	}
+	v := newVM(i, proc)
+	i.vm = v
+	// From here on it is no longer the caller's: a guest half woken helps nobody.
+	limited, cancel := context.WithTimeout(v.ctx, restorePatience)
+	err = i.goOnFrom(limited, v, from)
+	cancel()
+	if err == nil {
+		err = i.awake(v, r, proc)
+	}
+	if err == nil {
+		i.p.log.WithField("instance", i.id).WithField("pid", proc.pid).Info("machine resumed")
+		return "", nil
+	}
+	if i.p.ctx.Err() != nil {
+		return "", fleet.Errorf(fleet.KindUnavailable, "waking instance %s: this host's provisioner is stopping", i.id)
+	}
+	words := i.qemuWords()
+	if e := v.discard(context.WithoutCancel(ctx)); e != nil {
+		return "", errors.Join(err, e)
+	}
+	i.vm = nil
+	i.active.Store(false)
+	cold = "QEMU could not go on from it: " + err.Error()
+	if len(words) > 0 {
+		cold += ": " + words[len(words)-1]
+	}
+	return cold, r.undo()
+}
+
+// goOnFrom loads the state and lets the guest run, after the state has been used up.
+func (i *instance) goOnFrom(ctx context.Context, v *vm, from int) error {
+	c, err := v.control(ctx)
+	if err != nil {
+		return err
+	}
+	used := make(chan error, 1)
+	go func() { used <- i.useUp() }()
+	err = c.load(ctx, from)
+	if e := <-used; e != nil {
+		err = errors.Join(err, fmt.Errorf("using the state up: %w", e))
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.Execute(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	v.began(fleet.StartResumed)
+	return nil
+}
+
+// awake writes down that the machine runs while its guest gets its clock and its
+// randomness, and waits for both.
+func (i *instance) awake(v *vm, r *prepared, proc *watched) error {
+	answered := make(chan error, 1)
+	go func() { answered <- v.wakeGuest() }()
+	before := i.rec
+	i.rec.Want, i.rec.Endpoints = fleet.PowerOn, r.endpoints
+	i.wakesUp(r, fleet.StartResumed)
+	i.name(proc)
+	i.resuming, i.startedAt = false, i.p.o.Clock()
+	if err := i.save(); err != nil {
+		// The state is used up, by which the next start of the provisioner knows.
+		i.p.log.WithField("instance", i.id).WithError(err).Error("the journal does not say that a machine is awake")
+	}
+	if err := <-answered; err != nil {
+		i.rec = before
+		return err
+	}
+	v.mu.Lock()
+	if !v.ready {
+		v.becomeReady()
+	}
+	v.mu.Unlock()
+	return nil
+}
+
+// wakeGuest tells a guest what it has slept through.
+func (v *vm) wakeGuest() error {
+	if v.i.rec.Spec.Kernel.Silent() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(v.ctx, answerPatience)
+	defer cancel()
+	err := v.guest.ask(ctx, wakeCommand(guest.VerbWake))
+	if !errors.Is(err, errUnknownVerb) {
+		return err
+	}
+	for _, verb := range []guest.Verb{guest.VerbSetClock, guest.VerbReseed, guest.VerbThaw} {
+		if err := v.guest.ask(ctx, wakeCommand(verb)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wakeCommand has the host's time and randomness.
+func wakeCommand(verb guest.Verb) guest.Command {
+	seed := make([]byte, 32)
+	_, _ = rand.Read(seed) // it never fails
+	return guest.Command{Verb: verb, Time: time.Now(), Seed: seed}
+}

@@ -1,0 +1,227 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dormouse/internal/guest"
+)
+
+const (
+	// freezePatience is how long a guest may take to write its disks out.
+	freezePatience = 15 * time.Second
+	// savePatience is how long all of a save may take.
+	savePatience = time.Minute
+	// goOnPatience is how long a guest may take to run again where a save is given up.
+	goOnPatience = 15 * time.Second
+)
+
+// sleepWarm saves the machine's memory and ends the machine. Where it fails, the
+// guest runs as before when it returns. Needs the lock.
+func (i *instance) sleepWarm(ctx context.Context, v *vm) error {
+	limited, cancel := context.WithTimeout(ctx, savePatience)
+	defer cancel()
+	before := i.rec
+	err := i.saveMemory(limited, v)
+	if err == nil && ctx.Err() == nil {
+		// The commit: from here on it sleeps.
+		if err = i.save(); err == nil {
+			v.mu.Lock()
+			v.stopping = true
+			v.round++ // no probe counts any more
+			v.mu.Unlock()
+			v.kill()
+			return nil
+		}
+	}
+	i.rec = before
+	if err == nil {
+		err = ctx.Err()
+	}
+	i.goOn(v)
+	if errors.Is(err, errUnknownVerb) {
+		return err
+	}
+	return i.notSaved(ctx, err)
+}
+
+// saveMemory brings everything to the disk and has it loaded once; what is
+// then to be committed is in i.rec.
+func (i *instance) saveMemory(ctx context.Context, v *vm) error {
+	if v.settled != nil {
+		select {
+		case <-v.settled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	c, err := v.control(ctx)
+	if err != nil {
+		return err
+	}
+	// Most of the memory reaches the disk while the guest still runs.
+	ram, err := os.OpenFile(i.ramPath(), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer ram.Close()
+	if err := unix.Fdatasync(int(ram.Fd())); err != nil {
+		return err
+	}
+	if err := v.freeze(ctx); err != nil {
+		return err
+	}
+	if err := c.Execute(ctx, "stop", nil, nil); err != nil {
+		return err
+	}
+	state, err := os.OpenFile(i.statePath(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	if err := c.save(ctx, state); err != nil {
+		return err
+	}
+	if err := i.syncMachine(state, ram); err != nil {
+		return err
+	}
+	r, err := i.verify(ctx)
+	if err != nil {
+		return fmt.Errorf("what was saved does not load: %w", err)
+	}
+	saved, err := i.describe(r)
+	if err != nil {
+		return err
+	}
+	i.fallAsleep(saved, "")
+	return nil
+}
+
+// syncMachine brings state and memory to the disk, and the guest's disks as they were then.
+func (i *instance) syncMachine(files ...*os.File) error {
+	for _, f := range files {
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	var paths []string
+	if ref := i.rec.Spec.Volume; ref != nil {
+		paths = append(paths, i.p.volume(ref.ID).top())
+	}
+	own := i.tenantFiles()
+	for _, path := range append(paths, own.OverlayPath, own.ConfigPath) {
+		if path == "" {
+			continue
+		}
+		if err := syncFile(path); err != nil {
+			return err
+		}
+	}
+	return syncDir(i.dir())
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// goOn lets the guest of a save that is given up run again. Where it can't, the
+// machine is ended and booted: its disks have all that was synced.
+func (i *instance) goOn(v *vm) {
+	// First, so that a journal that could not be written, and has been all the
+	// same, finds nothing to go on from.
+	if err := i.useUp(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		i.p.log.WithField("instance", i.id).WithError(err).Warn("the state of a sleep that was given up could not be removed")
+	}
+	ctx, cancel := context.WithTimeout(v.ctx, goOnPatience)
+	defer cancel()
+	err := v.goOn(ctx, guest.Command{Verb: guest.VerbThaw})
+	if err == nil || errors.Is(err, errUnknownVerb) || v.ctx.Err() != nil {
+		return
+	}
+	i.p.log.WithField("instance", i.id).WithError(err).Error("a guest does not run again after a save that was given up; it is booted")
+	v.mu.Lock()
+	v.again = true
+	v.mu.Unlock()
+	v.kill()
+}
+
+// goOn has QEMU run, and the guest do what it needs then.
+func (v *vm) goOn(ctx context.Context, command guest.Command) error {
+	c, err := v.control(ctx)
+	if err != nil {
+		return err
+	}
+	st, err := c.status(ctx)
+	if err != nil {
+		return err
+	}
+	if !st.Running {
+		if err := c.goOn(ctx); err != nil {
+			return err
+		}
+	}
+	if v.i.rec.Spec.Kernel.Silent() {
+		return nil
+	}
+	return v.guest.ask(ctx, command)
+}
+
+func contains(err error, words string) bool {
+	return err != nil && strings.Contains(err.Error(), words)
+}
+
+// settle makes sure that a machine that was adopted runs: an earlier provisioner
+// may have ended in the midst of saving it.
+func (v *vm) settle(command guest.Command) {
+	ctx, cancel := context.WithTimeout(v.ctx, settlePatience)
+	defer cancel()
+	err := v.awaitLoaded(ctx)
+	if err == nil {
+		err = v.goOn(ctx, command)
+	}
+	if err == nil || errors.Is(err, errUnknownVerb) || v.ctx.Err() != nil {
+		return
+	}
+	v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("an adopted machine can't be told to go on")
+}
+
+// settlePatience is how long an adopted machine may take to answer: one that
+// boots does not listen yet.
+const settlePatience = time.Minute
+
+// awaitLoaded waits for the end of a load that an earlier provisioner began.
+func (v *vm) awaitLoaded(ctx context.Context) error {
+	c, err := v.control(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		st, err := c.status(ctx)
+		if err != nil || st.Status != statusIncoming {
+			return err
+		}
+		select {
+		case <-v.migration:
+		case <-c.Done():
+			return errors.New("QEMU has ended")
+		case <-time.After(time.Second):
+			// The event may have come before this connection. A load that nobody has begun never ends.
+		case <-ctx.Done():
+			v.mu.Lock()
+			v.again = true
+			v.mu.Unlock()
+			v.kill()
+			return ctx.Err()
+		}
+	}
+}
