@@ -44,6 +44,7 @@ type bodyStream struct {
 func (b *bodyStream) next(limit int, wait bool) ([]byte, error) {
 	return b.body.next(b.in, limit, wait)
 }
+func (b *bodyStream) ended() bool      { return b.kind == bodyLength && b.left == 0 }
 func (b *bodyStream) trailer() []field { return b.body.trailer }
 
 func (s *Server) newConn(nc net.Conn, client netip.AddrPort, tls bool) *conn {
@@ -140,7 +141,7 @@ func (c *conn) one(head []byte) {
 			return
 		}
 	}
-	c.closes = !w.req.keepAlive() || c.s.lives.closing.Load()
+	c.closes = !w.req.keepAlive()
 	setString(&c.head.Method, w.req.method)
 	setString(&c.head.Target, w.req.target)
 	setString(&c.head.Host, w.req.host)
