@@ -182,7 +182,7 @@ func (c *conn) pass(pass *Pass, whole bool) {
 		w.x.rest, w.x.chunked = &w.rest, w.req.chunked
 	}
 	done := pass.Done
-	err := errors.New("the gateway failed") // where what follows panics
+	err := errFailed // where what follows panics
 	defer func() {
 		if done != nil {
 			done(w.x.status, err)
@@ -198,6 +198,8 @@ func (c *conn) pass(pass *Pass, whole bool) {
 		c.closes = true
 	}
 }
+
+var errFailed = errors.New("the gateway failed")
 
 // skipBody drops a small body of a request that goes nowhere; a client that sends more has to connect again.
 func (c *conn) skipBody(whole bool) {

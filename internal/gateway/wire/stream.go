@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 )
@@ -91,6 +92,9 @@ func (s *stream) fill(limit int) error {
 		s.r, s.w = 0, 0
 		if s.raw != nil {
 			s.release()
+			// Others go first: meanwhile something may arrive, which saves a
+			// read in vain and the wait after it.
+			runtime.Gosched()
 			if err := s.raw.Read(s.read); err != nil {
 				return err
 			}
