@@ -73,6 +73,10 @@ func (c *conn) serve() {
 			c.refuse(err)
 			break
 		}
+		if c.s.o.H2C && string(head) == h2Preface && !c.head.TLS {
+			c.serveHTTP2()
+			return
+		}
 		c.work = c.s.takeWork()
 		c.one(head)
 		c.s.giveWork(c.work)
@@ -83,6 +87,18 @@ func (c *conn) serve() {
 	if c.lingers {
 		c.linger()
 	}
+}
+
+// h2Preface is how a connection of HTTP/2 begins, up to what would end a head.
+const h2Preface = "PRI * HTTP/2.0\r\n\r\n"
+
+// serveHTTP2 hands the connection over, with what has been read of it.
+func (c *conn) serveHTTP2() {
+	nc := newWatched(c.net)
+	nc.before = append([]byte(h2Preface), c.in.buffered()...)
+	c.in.release()
+	c.s.h2.hand(nc)
+	nc.wait()
 }
 
 // readHead waits for a request.
@@ -98,7 +114,7 @@ func (c *conn) readHead(wait time.Duration) ([]byte, error) {
 				return nil, io.EOF
 			}
 			c.rd.set(c.s.lives.after(wait))
-			err := c.in.fill(c.s.o.MaxHead)
+			err := c.in.await()
 			rung := c.rd.stop()
 			c.idle.Store(false)
 			if err != nil || rung {
@@ -236,10 +252,11 @@ func (c *conn) send(p []byte) error {
 
 // reset ends the connection so that the client sees that something is missing.
 func (c *conn) reset() {
-	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
-		_ = tcp.SetLinger(0)
-	}
 	c.lingers = false
+	if tcp, ok := socket(c.net).(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+		_ = tcp.Close() // TLS, too, could say that this is the end
+	}
 }
 
 // linger closes one side and reads what still comes, for a moment: closing with

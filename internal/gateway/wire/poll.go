@@ -32,22 +32,28 @@ func (p *poll) ready(raw syscall.RawConn, events int16) bool {
 	return raw.Control(p.call) != nil || p.hit
 }
 
-// rawConn returns the socket below TLS and the PROXY protocol; nil if there is none.
-func rawConn(conn net.Conn) syscall.RawConn {
+// socket returns what is below TLS and the PROXY protocol.
+func socket(conn net.Conn) net.Conn {
 	for {
 		switch c := conn.(type) {
-		case syscall.Conn:
-			raw, err := c.SyscallConn()
-			if err != nil {
-				return nil
-			}
-			return raw
 		case interface{ NetConn() net.Conn }:
 			conn = c.NetConn()
 		case interface{ Raw() net.Conn }:
 			conn = c.Raw()
 		default:
-			return nil
+			return conn
 		}
 	}
+}
+
+func rawConn(conn net.Conn) syscall.RawConn {
+	c, ok := socket(conn).(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
 }
