@@ -12,6 +12,8 @@ type upload struct {
 	complete bool // to be read after done
 	// answered: the head of an answer is there, or will not come.
 	answered atomic.Bool
+	// stopped: the answer has ended, and the rest is not wanted.
+	stopped atomic.Bool
 	// taken: the client has sent all of it.
 	taken atomic.Bool
 }
@@ -29,6 +31,7 @@ func (x *exchange) upload(k *kept, up *upload) {
 	defer close(up.done)
 	client, err := x.copyBody(k, up)
 	switch {
+	case up.stopped.Load():
 	case client && err != nil:
 		// Nobody must take what has arrived for the whole.
 		x.life.end(err)
@@ -109,6 +112,7 @@ func (x *exchange) stopUpload(k *kept) (complete bool) {
 		<-x.up.done
 		last.Stop()
 	default:
+		x.up.stopped.Store(true)
 		_ = k.conn.Close()
 		x.front.unread()
 		<-x.up.done
