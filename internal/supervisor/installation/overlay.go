@@ -35,7 +35,15 @@ func (w *workflows) commitOverlayStep() engine.Step {
 // dropOverlayStep gives the data back that were there before.
 func (w *workflows) dropOverlayStep() engine.Step {
 	return engine.Step{Name: "drop-overlay", Executor: w.host, Timeout: overlayTimeout,
-		Run:  w.overlayed(func(ctx context.Context, o VolumeOverlays, ref fleet.VolumeRef) error { return o.DropOverlay(ctx, ref) }, ""),
+		Run: w.overlayed(func(ctx context.Context, o VolumeOverlays, ref fleet.VolumeRef) error {
+			err := o.DropOverlay(ctx, ref)
+			if fleet.KindOf(err) == fleet.KindConflict {
+				// A commit had begun, and there is no way back from that: the release
+				// before goes on with what the new one has written.
+				return o.CommitOverlay(ctx, ref)
+			}
+			return err
+		}, ""),
 		Skip: noOverlay}
 }
 
