@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"time"
 )
 
@@ -44,13 +43,15 @@ type bodyStream struct {
 func (b *bodyStream) next(limit int, wait bool) ([]byte, error) {
 	return b.body.next(b.in, limit, wait)
 }
+func (b *bodyStream) ended() bool      { return b.kind == bodyLength && b.left == 0 }
 func (b *bodyStream) trailer() []field { return b.body.trailer }
 
-func (s *Server) newConn(nc net.Conn, client netip.AddrPort, tls bool) *conn {
-	c := &conn{s: s, net: nc, client: client.Addr().Unmap().WithZone("").String()}
-	c.life.client, c.life.raw = nc, rawConn(nc)
-	c.in.init(nc, &s.buffers)
-	c.head = Head{Client: client, TLS: tls, Header: c.header}
+func (s *Server) newConn(a arrival, tls bool) *conn {
+	c := &conn{s: s, net: a.Conn, client: a.client.Addr().WithZone("").String()}
+	c.life.client, c.life.raw = a.Conn, rawConn(a.Conn)
+	c.in.init(a.Conn, &s.buffers)
+	c.in.unread(a.before)
+	c.head = Head{Client: a.client, TLS: tls, Header: c.header}
 	c.idle.Store(true)
 	return c
 }
@@ -72,6 +73,10 @@ func (c *conn) serve() {
 			c.refuse(err)
 			break
 		}
+		if c.s.o.H2C && string(head) == h2Preface && !c.head.TLS {
+			c.serveHTTP2()
+			return
+		}
 		c.work = c.s.takeWork()
 		c.one(head)
 		c.s.giveWork(c.work)
@@ -82,6 +87,17 @@ func (c *conn) serve() {
 	if c.lingers {
 		c.linger()
 	}
+}
+
+// h2Preface is how a connection of HTTP/2 begins, up to what would end a head.
+const h2Preface = "PRI * HTTP/2.0\r\n\r\n"
+
+// serveHTTP2 hands the connection over, with what has been read of it.
+func (c *conn) serveHTTP2() {
+	nc := newWatched(arrival{Conn: c.net, client: c.head.Client, before: append([]byte(h2Preface), c.in.buffered()...)})
+	c.in.release()
+	c.s.h2.hand(nc)
+	nc.wait()
 }
 
 // readHead waits for a request.
@@ -97,7 +113,7 @@ func (c *conn) readHead(wait time.Duration) ([]byte, error) {
 				return nil, io.EOF
 			}
 			c.rd.set(c.s.lives.after(wait))
-			err := c.in.fill(c.s.o.MaxHead)
+			err := c.in.await()
 			rung := c.rd.stop()
 			c.idle.Store(false)
 			if err != nil || rung {
@@ -140,7 +156,7 @@ func (c *conn) one(head []byte) {
 			return
 		}
 	}
-	c.closes = !w.req.keepAlive() || c.s.lives.closing.Load()
+	c.closes = !w.req.keepAlive()
 	c.head.Size = len(head)
 	setString(&c.head.Method, w.req.method)
 	setString(&c.head.Target, w.req.target)
@@ -182,7 +198,7 @@ func (c *conn) pass(pass *Pass, whole bool) {
 		w.x.rest, w.x.chunked = &w.rest, w.req.chunked
 	}
 	done := pass.Done
-	err := errors.New("the gateway failed") // where what follows panics
+	err := errFailed // where what follows panics
 	defer func() {
 		if done != nil {
 			done(w.x.status, err)
@@ -198,6 +214,8 @@ func (c *conn) pass(pass *Pass, whole bool) {
 		c.closes = true
 	}
 }
+
+var errFailed = errors.New("the gateway failed")
 
 // skipBody drops a small body of a request that goes nowhere; a client that sends more has to connect again.
 func (c *conn) skipBody(whole bool) {
@@ -234,10 +252,11 @@ func (c *conn) send(p []byte) error {
 
 // reset ends the connection so that the client sees that something is missing.
 func (c *conn) reset() {
-	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
-		_ = tcp.SetLinger(0)
-	}
 	c.lingers = false
+	if tcp, ok := socket(c.net).(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+		_ = tcp.Close() // TLS, too, could say that this is the end
+	}
 }
 
 // linger closes one side and reads what still comes, for a moment: closing with
