@@ -218,7 +218,7 @@ func (s *server) serveGateway(ctx context.Context, gw *gateway.Gateway) error {
 		return err
 	}
 	s.background.Go(func() {
-		if err := gw.Serve(ctx, l); err != nil {
+		if err := gw.Serve(ctx, gateway.Listener{Listener: l}); err != nil {
 			s.failed <- fmt.Errorf("serving the gateway: %w", err)
 		}
 	})
