@@ -259,7 +259,7 @@ func TestIdleCandidates(t *testing.T) {
 	hour := now.Add(time.Hour)
 	w.tell(fleet.Activity{InstallationID: id["quiet"], LastAt: hour.Add(-20 * time.Minute), Requests: 3, BytesIn: 1, BytesOut: 2},
 		fleet.Activity{InstallationID: id["visited"], LastAt: hour.Add(-5 * time.Minute), Requests: 1},
-		fleet.Activity{InstallationID: id["open"], LastAt: hour.Add(-20 * time.Minute), Open: 2},
+		fleet.Activity{InstallationID: id["open"], LastAt: hour.Add(-21 * time.Minute), Open: 2},
 		fleet.Activity{InstallationID: "gone", LastAt: hour, Requests: 1},
 		fleet.Activity{InstallationID: id["quiet"], LastAt: hour.Add(-30 * time.Minute), Requests: 4, BytesIn: 1})
 	idle, _ = w.idle(100)
