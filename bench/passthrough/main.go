@@ -35,7 +35,7 @@ func main() {
 	}
 	l, err := net.Listen("tcp", *listen)
 	if err == nil {
-		err = wire.New(wire.Options{Handler: &handler{wire.Pass{Key: "one", Address: *to, Meter: new(wire.Meter)}}, Dial: new(net.Dialer).DialContext}).Serve(l)
+		err = wire.New(wire.Options{H2C: true, Handler: &handler{wire.Pass{Key: "one", Address: *to, Meter: new(wire.Meter)}}, Dial: new(net.Dialer).DialContext}).Serve(l)
 	}
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)

@@ -21,7 +21,6 @@ import (
 	"dormouse/internal/api"
 	"dormouse/internal/devpg"
 	"dormouse/internal/fleet"
-	"dormouse/internal/gateway"
 	"dormouse/internal/sealed"
 	"dormouse/internal/store"
 	"dormouse/internal/supervisor/engine"

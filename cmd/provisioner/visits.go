@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -85,8 +84,7 @@ func (v *visits) Here(id fleet.InstanceID) (gateway.Here, bool) {
 		return gateway.Here{}, false
 	}
 	here := gateway.Here{
-		// One that is on and was never heard of is booting.
-		Serves: st.Power == fleet.PowerOn && st.Health != fleet.HealthUnknown,
+		Serves: st.Power == fleet.PowerOn && st.Ready,
 		Asleep: st.Asleep, Endpoints: st.Endpoints, Run: strconv.Itoa(st.Boot),
 	}
 	if st.Saved != nil {

@@ -114,6 +114,8 @@ type InstanceStatus struct {
 	Clone  bool
 	Power  Power
 	Health HealthState
+	// Ready: its guest has been ready since this start, be it healthy or not.
+	Ready bool
 	// HealthDetail says why the health is not healthy, for people.
 	HealthDetail string
 	Endpoints    []Endpoint

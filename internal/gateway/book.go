@@ -2,11 +2,7 @@ package gateway
 
 import (
 	"context"
-	"reflect"
-	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -62,19 +58,6 @@ type book struct {
 	// downUntil is when Routes may be asked again for what the book has.
 	downUntil time.Time
 	outage    bool
-}
-
-// entry is what is known of one installation. It does not change: another
-// takes its place.
-type entry struct {
-	route Route
-	rules *rules
-	// at is when Routes said so; zero is long ago.
-	at time.Time
-	// here: All listed it.
-	here bool
-	// replaced: the book has another by now. asking: it will be asked for in the background.
-	replaced, asking atomic.Bool
 }
 
 func newBook(g *Gateway) *book {
@@ -223,6 +206,21 @@ func (b *book) changed(id fleet.InstallationID) {
 	}
 }
 
+// woken enters the route that a wake has led to. What was asked for before is
+// older; what changed since the wake began may be newer.
+func (b *book) woken(route Route, changes uint64) {
+	b.mu.Lock()
+	how := answered{at: time.Now()}
+	if changed, ok := b.changedAt.get(route.InstallationID); ok && changed > changes {
+		how.at = time.Time{}
+	}
+	b.changes++
+	b.changedAt.put(route.InstallationID, b.changes)
+	how.changes = b.changes
+	b.mu.Unlock()
+	b.put(route, how)
+}
+
 // changesNow returns how often Changed was called.
 func (b *book) changesNow() uint64 {
 	b.mu.RLock()
@@ -236,103 +234,4 @@ func (b *book) askSoon(id fleet.InstallationID) {
 	b.due[id] = true
 	b.mu.Unlock()
 	signal(b.refresh)
-}
-
-// replace puts the same route with another time. The lock is held.
-func (b *book) replace(e *entry, at time.Time) {
-	b.set(e, &entry{route: e.route, rules: e.rules, at: at, here: e.here})
-}
-
-// answered says how a route came.
-type answered struct {
-	at      time.Time
-	changes uint64 // as they were when it was asked for
-	here    bool   // by All
-}
-
-// put enters a route, and returns its entry.
-func (b *book) put(route Route, how answered) *entry {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	old := b.byID[route.InstallationID]
-	e := &entry{route: route, at: how.at, here: how.here}
-	if changed, ok := b.changedAt.get(route.InstallationID); ok && changed > how.changes {
-		e.at = time.Time{}
-	}
-	if old != nil {
-		e.here = e.here || old.here
-		if e.here == old.here && reflect.DeepEqual(old.route, route) {
-			e.route, e.rules = old.route, old.rules
-			b.set(old, e)
-			return e
-		}
-	}
-	e.rules = newRules(route.Wake)
-	b.set(old, e)
-	b.news()
-	if old == nil && len(b.byID) > maxRoutes {
-		for _, other := range b.byID {
-			if other != e {
-				b.set(other, nil)
-				break
-			}
-		}
-	}
-	return e
-}
-
-// set puts an entry in the place of another; either may be nil. The lock is held.
-func (b *book) set(old, e *entry) {
-	if old != nil {
-		old.replaced.Store(true)
-		for _, host := range b.hosts(old.route) {
-			if b.byHost[host] == old {
-				delete(b.byHost, host)
-			}
-		}
-		delete(b.byID, old.route.InstallationID)
-	}
-	if e != nil {
-		b.byID[e.route.InstallationID] = e
-		for _, host := range b.hosts(e.route) {
-			b.byHost[host] = e
-			b.unknown.remove(host)
-		}
-	}
-}
-
-// hosts returns the names under which an installation is reached. One under our
-// own domain is the installation's of that name, whoever else claims it.
-func (b *book) hosts(route Route) []string {
-	hosts := []string{strings.ToLower(route.Name) + b.suffix}
-	for _, name := range route.DNSNames {
-		if name = strings.ToLower(name); !strings.HasSuffix(name, b.suffix) {
-			hosts = append(hosts, name)
-		}
-	}
-	return hosts
-}
-
-// without takes a name from an entry, or the entry from the book if it is its
-// own name. The lock is held.
-func (b *book) without(e *entry, host string) {
-	if host == b.hosts(e.route)[0] {
-		b.set(e, nil)
-		return
-	}
-	other := &entry{route: e.route, rules: e.rules, here: e.here}
-	other.route.DNSNames = slices.DeleteFunc(slices.Clone(e.route.DNSNames), func(name string) bool {
-		return strings.EqualFold(name, host)
-	})
-	b.set(e, other)
-}
-
-// drop removes an entry, unless another has taken its place.
-func (b *book) drop(e *entry) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.byID[e.route.InstallationID] == e {
-		b.set(e, nil)
-		b.news()
-	}
 }

@@ -124,6 +124,33 @@ func TestAnAnswerFromBeforeAChange(t *testing.T) {
 	})
 }
 
+// Nor does it undo what a wake has led to meanwhile.
+func TestAnAnswerFromBeforeAWake(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Options{})
+		w.routes.set(sleeper("far"))
+		w.waker.change(func() {
+			w.waker.instead = func(_ context.Context, r Route) (Woken, error) {
+				gate := make(chan struct{})
+				w.routes.change(func() { w.routes.gate = gate })
+				go func() { _, _ = w.book.ask("far.localhost") }()
+				synctest.Wait()
+				time.AfterFunc(time.Millisecond, func() { close(gate) })
+				r.State, r.Address = fleet.StateStable, "10.9.0.2:80"
+				return Woken{Route: r}, nil
+			}
+		})
+		for range 2 {
+			pass := w.arrive(t.Context(), head("far.localhost")).passed(t)
+			require.Equal(t, "10.9.0.2:80", pass.Address)
+			pass.Done(http.StatusOK, nil)
+			time.Sleep(time.Second)
+		}
+		require.Equal(t, 1, w.waker.count())
+	})
+}
+
 func TestTheGatewayGoesOnWithoutTheDatabase(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -19,6 +19,9 @@ const (
 	loadTimeout = 10 * time.Second
 )
 
+// errBusy is of too many who ask for names; it says nothing of Routes.
+var errBusy = errors.New("too many lookups at once")
+
 // ask asks Routes for one name. The contexts of those who wait do not end it.
 func (b *book) ask(host string) (*entry, error) {
 	ctx, cancel := context.WithTimeout(b.g.life, lookupTimeout)
@@ -31,7 +34,7 @@ func (b *book) ask(host string) (*entry, error) {
 		route, err = b.routes.Route(ctx, host)
 		<-b.slots
 	case <-ctx.Done():
-		err = errors.New("too many lookups at once")
+		err = errBusy
 	}
 	how.at = time.Now()
 	switch {
@@ -52,7 +55,9 @@ func (b *book) ask(host string) (*entry, error) {
 		return nil, notFound(host)
 	}
 	b.g.metrics.Lookup("failed")
-	b.down()
+	if err != errBusy {
+		b.down()
+	}
 	return nil, err
 }
 

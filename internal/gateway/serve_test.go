@@ -105,6 +105,7 @@ func TestRequestsWakeASleeper(t *testing.T) {
 			require.Contains(t, seen, fmt.Sprintf("200 POST %d<nil>", i))
 		}
 		require.Equal(t, round+1, m.wakes.Load())
+		require.Eventually(t, func() bool { return g.Load().Open == 0 }, time.Minute, time.Millisecond)
 		q, err := g.Quiesce(t.Context(), acme.InstallationID, QuiesceOptions{Yield: true})
 		require.NoError(t, err)
 		m.sleep()

@@ -22,7 +22,9 @@ const (
 // waking is a wake under way.
 type waking struct {
 	begun time.Time
-	tier  fleet.SleepTier
+	// tier is how it slept; tierPending where it did not sleep, and it is only
+	// waited for who brings it up. Such a one is no wake to those who count them.
+	tier fleet.SleepTier
 	// done is closed when it has ended, in whichever way.
 	done chan struct{}
 }
@@ -90,9 +92,12 @@ func (d *door) wake(v *visit, c condition, now time.Time) *waking {
 	if c.standing == pending {
 		w.tier = tierPending
 	}
-	d.waking, v.woke = w, true
-	d.wakes++
-	d.g.metrics.Phase(PhaseQueue, now.Sub(v.begin))
+	d.waking = w
+	if w.tier != tierPending {
+		v.woke = true
+		d.wakes++
+		d.g.metrics.Phase(PhaseQueue, now.Sub(v.begin))
+	}
 	route := v.entry.route
 	d.g.wakes.Go(func() { d.runWake(w, route) })
 	return w
@@ -104,49 +109,64 @@ func (d *door) runWake(w *waking, route Route) {
 	defer cancel()
 	changes := d.g.book.changesNow()
 	woken, err := d.askWaker(ctx, route)
-	late := ctx.Err() != nil
+	result := WakeServed
+	if err != nil && ctx.Err() != nil {
+		result = WakeLate
+	} else if err != nil {
+		result = WakeFailed
+	}
 	if err == nil {
 		if woken.Route.InstallationID != d.id {
 			woken.Route = route // it says nothing new
 		}
-		d.g.book.put(woken.Route, answered{at: time.Now(), changes: changes})
+		d.g.book.woken(woken.Route, changes)
 	}
-	took := time.Since(w.begun)
 	d.mu.Lock()
 	if err == nil {
 		if c := d.g.condition(woken.Route, 0); c.standing == asleep || c.standing == pending {
-			err = errors.New("it was woken, and does not serve")
+			result, err = WakeFailed, errors.New("it was woken, and does not serve")
 		}
 	}
 	d.waking = nil
 	d.generation++
-	result := WakeServed
-	switch {
-	case err == nil:
+	if err == nil {
 		d.failures, d.retryAt, d.failure = 0, time.Time{}, nil
-	default:
-		result = WakeFailed
-		if late {
-			result = WakeLate
-		}
+	} else {
 		d.failures++
-		d.failed++
 		d.failure = failureOf(err)
+		if w.tier == tierPending {
+			d.failure.title = refusalOf(route, "").title
+		} else {
+			d.failed++
+		}
 		d.retryAt = time.Now().Add(max(retryIn(d.failures), d.failure.retryAfter))
 	}
 	d.mu.Unlock()
-	if err == nil {
-		d.g.pace.took(w.tier, took)
-		if woken.Restore > 0 {
-			d.g.metrics.Phase(PhaseRestore, woken.Restore)
-		}
-		d.g.metrics.Phase(PhaseReady, took-woken.Restore)
-	} else if d.g.life.Err() == nil {
+	d.account(w, woken, result)
+	if err != nil && d.g.life.Err() == nil {
 		d.g.log.WithError(err).WithField("installation", route.Name).Warn("waking for a visitor")
 		d.g.book.again(d.id)
 	}
-	d.g.metrics.Wake(result)
 	close(w.done)
+}
+
+// account tells how a wake went.
+func (d *door) account(w *waking, woken Woken, result string) {
+	took := time.Since(w.begun)
+	if result == WakeServed {
+		d.g.pace.took(w.tier, took)
+	}
+	if w.tier == tierPending {
+		return
+	}
+	d.g.metrics.Wake(result)
+	if result != WakeServed {
+		return
+	}
+	if woken.Restore > 0 {
+		d.g.metrics.Phase(PhaseRestore, woken.Restore)
+	}
+	d.g.metrics.Phase(PhaseReady, took-woken.Restore)
 }
 
 // askWaker keeps a fault of the Waker to this one wake.

@@ -223,6 +223,7 @@ func TestAWakeIsAskedForAsTheStateIs(t *testing.T) {
 			case asleep, pending:
 				require.NotNil(t, pass)
 				require.Equal(t, "10.9.0.2:80", pass.Address)
+				require.Equal(t, standingOf(elsewhere) == asleep, w.metrics.count("wake served") == 1, "what is only waited for is no wake: %s", state)
 			default:
 				require.Zero(t, w.waker.count())
 				require.Contains(t, []int{http.StatusServiceUnavailable, http.StatusNotFound}, answer.Status)
@@ -257,5 +258,35 @@ func TestTheHostKnowsBetter(t *testing.T) {
 		w.Changed(stable.InstallationID)
 		time.Sleep(3 * time.Second)
 		require.Contains(t, string(w.visitAcme(t).Body), "is being deleted")
+	})
+}
+
+// What is worked on is waited for, and if that takes too long, it is said what is done to it.
+func TestWorkThatTakesLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Options{})
+		updated := sleeper("far")
+		updated.State = fleet.StateUpdateInProgress
+		w.routes.set(updated)
+		w.waker.change(func() {
+			w.waker.instead = func(ctx context.Context, _ Route) (Woken, error) { <-ctx.Done(); return Woken{}, ctx.Err() }
+		})
+		a := w.arrive(t.Context(), head("far.localhost"))
+		<-a.done
+		require.Equal(t, 30*time.Second, a.after)
+		time.Sleep(90500 * time.Millisecond)
+		a = w.arrive(t.Context(), head("far.localhost", browser))
+		<-a.done
+		require.Contains(t, string(a.answer.Body), "<h1>This workspace is being updated</h1>")
+		require.Equal(t, "not-woken", a.answer.Header.Get(ReasonHeader))
+		require.Zero(t, w.metrics.count("wake late"))
+		// It is done at last: nobody has to wait for the time of the next attempt.
+		updated.State, updated.Address = fleet.StateStable, "10.9.0.2:80"
+		w.routes.set(updated)
+		w.Changed(updated.InstallationID)
+		a = w.arrive(t.Context(), head("far.localhost"))
+		a.passed(t).Done(http.StatusOK, nil)
+		require.Zero(t, a.after)
 	})
 }

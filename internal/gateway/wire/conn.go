@@ -44,6 +44,7 @@ type bodyStream struct {
 func (b *bodyStream) next(limit int, wait bool) ([]byte, error) {
 	return b.body.next(b.in, limit, wait)
 }
+func (b *bodyStream) ended() bool      { return b.kind == bodyLength && b.left == 0 }
 func (b *bodyStream) trailer() []field { return b.body.trailer }
 
 func (s *Server) newConn(nc net.Conn, client netip.AddrPort, tls bool) *conn {
@@ -72,6 +73,10 @@ func (c *conn) serve() {
 			c.refuse(err)
 			break
 		}
+		if c.s.o.H2C && string(head) == h2Preface && !c.head.TLS {
+			c.serveHTTP2()
+			return
+		}
 		c.work = c.s.takeWork()
 		c.one(head)
 		c.s.giveWork(c.work)
@@ -82,6 +87,18 @@ func (c *conn) serve() {
 	if c.lingers {
 		c.linger()
 	}
+}
+
+// h2Preface is how a connection of HTTP/2 begins, up to what would end a head.
+const h2Preface = "PRI * HTTP/2.0\r\n\r\n"
+
+// serveHTTP2 hands the connection over, with what has been read of it.
+func (c *conn) serveHTTP2() {
+	nc := newWatched(c.net)
+	nc.before = append([]byte(h2Preface), c.in.buffered()...)
+	c.in.release()
+	c.s.h2.hand(nc)
+	nc.wait()
 }
 
 // readHead waits for a request.
@@ -97,7 +114,7 @@ func (c *conn) readHead(wait time.Duration) ([]byte, error) {
 				return nil, io.EOF
 			}
 			c.rd.set(c.s.lives.after(wait))
-			err := c.in.fill(c.s.o.MaxHead)
+			err := c.in.await()
 			rung := c.rd.stop()
 			c.idle.Store(false)
 			if err != nil || rung {
@@ -140,7 +157,7 @@ func (c *conn) one(head []byte) {
 			return
 		}
 	}
-	c.closes = !w.req.keepAlive() || c.s.lives.closing.Load()
+	c.closes = !w.req.keepAlive()
 	c.head.Size = len(head)
 	setString(&c.head.Method, w.req.method)
 	setString(&c.head.Target, w.req.target)
@@ -182,7 +199,7 @@ func (c *conn) pass(pass *Pass, whole bool) {
 		w.x.rest, w.x.chunked = &w.rest, w.req.chunked
 	}
 	done := pass.Done
-	err := errors.New("the gateway failed") // where what follows panics
+	err := errFailed // where what follows panics
 	defer func() {
 		if done != nil {
 			done(w.x.status, err)
@@ -198,6 +215,8 @@ func (c *conn) pass(pass *Pass, whole bool) {
 		c.closes = true
 	}
 }
+
+var errFailed = errors.New("the gateway failed")
 
 // skipBody drops a small body of a request that goes nowhere; a client that sends more has to connect again.
 func (c *conn) skipBody(whole bool) {
@@ -234,10 +253,11 @@ func (c *conn) send(p []byte) error {
 
 // reset ends the connection so that the client sees that something is missing.
 func (c *conn) reset() {
-	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
-		_ = tcp.SetLinger(0)
-	}
 	c.lingers = false
+	if tcp, ok := socket(c.net).(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+		_ = tcp.Close() // TLS, too, could say that this is the end
+	}
 }
 
 // linger closes one side and reads what still comes, for a moment: closing with

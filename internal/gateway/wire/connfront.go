@@ -17,6 +17,7 @@ func (c *conn) inform(r *response) error {
 
 func (c *conn) begin(r *response, kind bodyKind) error {
 	c.chunks = false
+	c.closes = c.closes || c.s.lives.closing.Load()
 	if c.work.req.expect && c.work.x.up != nil && !c.work.x.up.over() {
 		// It need not send the body now, so that nobody knows what comes next.
 		c.closes = true
@@ -83,7 +84,7 @@ func (c *conn) end(trailer []field) error {
 }
 
 func (c *conn) answer(a *Answer) {
-	c.closes = c.closes || c.ended()
+	c.closes = c.closes || c.s.lives.closing.Load() || c.ended()
 	c.work.out = a.appendTo(c.work.out[:0], time.Now(), c.connection(), c.head.Method == "HEAD")
 	if c.flush() != nil {
 		c.closes = true

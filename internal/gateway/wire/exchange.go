@@ -28,6 +28,8 @@ type front interface {
 // source is the rest of a request's body; see body.next.
 type source interface {
 	next(limit int, wait bool) ([]byte, error)
+	// ended: what next has returned is the last, by its length.
+	ended() bool
 	trailer() []field
 }
 
@@ -50,7 +52,7 @@ type exchange struct {
 	status int
 	res    response
 	up     *upload
-	sent   bool // all of rest has been sent
+	taken  bool // all of rest has been read
 	// cut: an answer has begun and not ended.
 	cut bool
 }
@@ -93,7 +95,7 @@ func (x *exchange) failed(err error) {
 	case cause == nil || cause == ErrBroken:
 		a = x.s.o.Handler.Failed(x.life, x.head, x.pass, err)
 	}
-	if x.rest != nil && !x.sent {
+	if x.rest != nil && !x.taken {
 		x.front.unread()
 	}
 	if a != nil {

@@ -40,6 +40,9 @@ type Pass struct {
 	// Key names the instance in one run of it: connections that were kept are used
 	// again only under the same key. Address is host:port as the dialler takes it.
 	Key, Address string
+	// ProxyHeader is the version (1 or 2) of the PROXY protocol's header that an
+	// instance of plain TCP is sent first, so that it knows the client; 0 for none.
+	ProxyHeader byte
 	// Meter counts; it is shared by all passes of an installation.
 	Meter *Meter
 	// Break is closed when what is still open of it must end.

@@ -15,24 +15,11 @@ type kept struct {
 	rd, wr alarm
 	since  int64 // when it was put aside, Unix time in nanoseconds
 	used   bool  // it has carried an exchange before
-	// peek is peekOnce, bound once; stale is its result.
-	peek  func(fd uintptr)
-	stale bool
-}
-
-func (k *kept) peekOnce(fd uintptr) {
-	var b [1]byte
-	n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	k.stale = n >= 0 && err == nil || err != unix.EAGAIN
+	poll   poll
 }
 
 // usable reports whether nothing has arrived while it was not used, its end included.
-func (k *kept) usable() bool {
-	if k.raw == nil {
-		return true
-	}
-	return k.raw.Control(k.peek) == nil && !k.stale
-}
+func (k *kept) usable() bool { return k.raw == nil || !k.poll.ready(k.raw, unix.POLLIN|unix.POLLRDHUP) }
 
 // store keeps connections to instances, the last used on top.
 type store struct {
@@ -122,7 +109,6 @@ func (s *Server) dial(ctx context.Context, p *Pass) (*kept, error) {
 func (s *Server) newKept(conn net.Conn, key string) *kept {
 	k := &kept{key: key}
 	k.init(conn, &s.buffers)
-	k.peek = k.peekOnce
 	return k
 }
 

@@ -3,7 +3,6 @@ package wire
 import (
 	"context"
 	"errors"
-	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -67,6 +66,7 @@ type life struct {
 	raw    syscall.RawConn // of the client's socket; nil where somebody else watches it
 	rd, wr alarm           // of the client
 	index  int             // in the server's list
+	poll   poll            // of raw, for whoever looks
 
 	// waits: the exchange waits, so that a client that leaves is looked for.
 	waits atomic.Bool
@@ -186,39 +186,8 @@ func (l *life) look(now int64, clients bool) {
 		default:
 		}
 	}
-	if clients && l.raw != nil && l.waits.Load() && left(l.raw) {
+	// Whatever has arrived before, and is not read yet.
+	if clients && l.raw != nil && l.waits.Load() && l.poll.ready(l.raw, unix.POLLRDHUP) {
 		l.end(ErrClientGone)
-	}
-}
-
-// left reports whether the peer has closed its side, or the connection is gone,
-// whatever has arrived before and is not read yet.
-func left(raw syscall.RawConn) bool {
-	gone := false
-	err := raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(fds, 0)
-		gone = err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
-	})
-	return gone || err != nil
-}
-
-// rawConn returns the socket below TLS and the PROXY protocol; nil if there is none.
-func rawConn(conn net.Conn) syscall.RawConn {
-	for {
-		switch c := conn.(type) {
-		case syscall.Conn:
-			raw, err := c.SyscallConn()
-			if err != nil {
-				return nil
-			}
-			return raw
-		case interface{ NetConn() net.Conn }:
-			conn = c.NetConn()
-		case interface{ Raw() net.Conn }:
-			conn = c.Raw()
-		default:
-			return nil
-		}
 	}
 }

@@ -12,6 +12,8 @@ type Options struct {
 	// Dial connects to an instance, at the address of a Pass.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+	// H2C: without TLS, too, HTTP/2 is spoken with clients that begin with its preface (RFC 9113, 3.3).
+	H2C bool
 	// Panicked is told what a call of the Handler panicked with, which costs the client its
 	// connection; without it, the process ends.
 	Panicked func(value any)

@@ -18,6 +18,7 @@ type Server struct {
 	store   store
 	buffers buffers
 	work    sync.Pool
+	h2      *h2front
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -30,6 +31,7 @@ func New(o Options) *Server {
 	o.fill()
 	s := &Server{o: o, store: store{keys: make(map[string][]*kept)}, listeners: make(map[net.Listener]struct{}),
 		clients: make(map[netip.Addr]int)}
+	s.h2 = newH2(s)
 	s.lives.tick = o.tick()
 	s.lives.stop = make(chan struct{})
 	s.lives.now.Store(time.Now().UnixNano())
@@ -57,13 +59,15 @@ func (s *Server) giveWork(w *work) {
 // Serve answers the connections of a listener until Shutdown, and then returns
 // http.ErrServerClosed. The listener is closed in any case.
 func (s *Server) Serve(l net.Listener) error {
-	return s.accept(l, func(nc net.Conn, client netip.AddrPort) {
-		c := s.newConn(nc, client, false)
-		if s.lives.add(&c.life) {
-			defer s.lives.remove(&c.life)
-			c.serve()
-		}
-	})
+	return s.accept(l, func(nc net.Conn, client netip.AddrPort) { s.serveHTTP1(nc, client, false) })
+}
+
+func (s *Server) serveHTTP1(nc net.Conn, client netip.AddrPort, tls bool) {
+	c := s.newConn(nc, client, tls)
+	if s.lives.add(&c.life) {
+		defer s.lives.remove(&c.life)
+		c.serve()
+	}
 }
 
 // accept calls serve for each connection, in a goroutine of its own.
@@ -189,6 +193,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		_ = l.Close()
 	}
 	s.mu.Unlock()
+	s.h2.shutdown(ctx)
 	var err error
 	select {
 	case <-empty:

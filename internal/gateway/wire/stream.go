@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 )
@@ -36,6 +37,7 @@ type stream struct {
 	buffers *buffers
 	buf     []byte // nil: nothing is buffered
 	r, w    int
+	first   [1]byte
 
 	read func(fd uintptr) bool // readOnce, bound once
 	n    int                   // what it read
@@ -91,6 +93,9 @@ func (s *stream) fill(limit int) error {
 		s.r, s.w = 0, 0
 		if s.raw != nil {
 			s.release()
+			// Others go first: meanwhile something may arrive, which saves a
+			// read in vain and the wait after it.
+			runtime.Gosched()
 			if err := s.raw.Read(s.read); err != nil {
 				return err
 			}
@@ -121,6 +126,20 @@ func (s *stream) fill(limit int) error {
 		err = io.ErrNoProgress
 	}
 	return err
+}
+
+// await waits for the first bytes of something, without a buffer where that can be.
+func (s *stream) await() error {
+	if s.raw != nil {
+		return s.fill(bufferSize)
+	}
+	s.release()
+	if _, err := io.ReadFull(s.conn, s.first[:]); err != nil {
+		return err
+	}
+	s.buf = s.buffers.get()
+	s.w = copy(s.buf, s.first[:])
+	return nil
 }
 
 // readHead returns a whole head, which stays buffered until the next fill.

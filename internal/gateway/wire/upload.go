@@ -3,6 +3,7 @@ package wire
 import (
 	"io"
 	"sync/atomic"
+	"time"
 )
 
 // upload sends the rest of a request's body while the answer is waited for.
@@ -11,7 +12,15 @@ type upload struct {
 	complete bool // to be read after done
 	// answered: the head of an answer is there, or will not come.
 	answered atomic.Bool
+	// stopped: the answer has ended, and the rest is not wanted.
+	stopped atomic.Bool
+	// taken: the client has sent all of it.
+	taken atomic.Bool
 }
+
+// lastWords is what an upload has left, once the answer has ended, to send what
+// the client has sent. An answer often overtakes the news that all has been sent.
+const lastWords = 100 * time.Millisecond
 
 func (x *exchange) startUpload(k *kept) {
 	x.up = &upload{done: make(chan struct{})}
@@ -20,20 +29,23 @@ func (x *exchange) startUpload(k *kept) {
 
 func (x *exchange) upload(k *kept, up *upload) {
 	defer close(up.done)
-	client, err := x.copyBody(k)
+	client, err := x.copyBody(k, up)
 	switch {
+	case up.stopped.Load():
 	case client && err != nil:
 		// Nobody must take what has arrived for the whole.
 		x.life.end(err)
-	case err == nil:
-		up.complete = true
+	case err == ErrSlow:
+		k.rd.set(1) // now
+	default:
+		// What an instance does not take does not keep it from answering.
+		up.complete = err == nil
 		x.life.waits.Store(true)
 		k.rd.set(x.s.lives.after(x.s.o.AnswerTimeout))
-		if up.answered.Load() {
-			k.rd.stop()
-		}
 	}
-	// What an instance does not take does not keep it from answering.
+	if up.answered.Load() {
+		k.rd.stop()
+	}
 }
 
 // answered stops the wait for an answer, and reports whether it was too long.
@@ -45,7 +57,7 @@ func (x *exchange) answered(k *kept) (late bool) {
 }
 
 // copyBody sends the rest of a body. client: the error is the client's.
-func (x *exchange) copyBody(k *kept) (client bool, err error) {
+func (x *exchange) copyBody(k *kept, up *upload) (client bool, err error) {
 	out := x.s.buffers.get()
 	defer func() { x.s.buffers.put(out) }()
 	limit := len(out) - 64 // with room for the frame of a chunk
@@ -57,6 +69,7 @@ func (x *exchange) copyBody(k *kept) (client bool, err error) {
 		}
 		switch {
 		case err == io.EOF && x.chunked:
+			up.taken.Store(true)
 			_, err = x.s.send(k, appendEnd(out[:0], x.rest.trailer()))
 			return false, err
 		case err == io.EOF:
@@ -65,6 +78,9 @@ func (x *exchange) copyBody(k *kept) (client bool, err error) {
 			return true, clientError(err)
 		}
 		n := len(p)
+		if x.rest.ended() {
+			up.taken.Store(true)
+		}
 		if x.chunked {
 			p = appendChunk(out[:0], p)
 		}
@@ -89,16 +105,23 @@ func (x *exchange) stopUpload(k *kept) (complete bool) {
 	if x.up == nil {
 		return true
 	}
-	if !x.up.over() {
+	switch {
+	case x.up.over():
+	case x.up.taken.Load():
+		last := time.AfterFunc(lastWords, func() { _ = k.conn.SetWriteDeadline(past) })
+		<-x.up.done
+		last.Stop()
+	default:
+		x.up.stopped.Store(true)
 		_ = k.conn.Close()
 		x.front.unread()
+		<-x.up.done
 	}
-	<-x.up.done
-	complete = x.up.complete
-	if !complete {
+	complete, x.taken = x.up.complete, x.up.taken.Load()
+	if !x.taken {
 		x.front.unread()
 	}
-	x.up, x.sent = nil, complete
+	x.up = nil
 	return complete
 }
 

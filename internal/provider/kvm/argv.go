@@ -62,6 +62,10 @@ type machine struct {
 	// that takes what is written, Root lies below it.
 	Root, Overlay, Config, Volume int
 	Console, QMP, Channel         int
+	// Layers lie over the volume, the first lowest: qcow2 files, of which the last
+	// takes what is written. Where VolumeReadOnly, the volume itself can't be written to.
+	Layers         []int
+	VolumeReadOnly bool
 	// Firmware is a file with the machine's firmware; 0 is QEMU's own, a BIOS.
 	Firmware int
 	// OverlayBytes is the size of an Overlay that is a volume, which stays as large as it is; 0 of another.
@@ -127,7 +131,7 @@ func (m machine) arguments() []string {
 	)
 	args = append(args, m.rootDisk()...)
 	args = append(args, disk(m.Config, setConfig, "config", guest.DiskConfig, "read-only=on")...)
-	args = append(args, disk(m.Volume, setVolume, "volume", guest.DiskVolume, "discard=unmap,cache.direct=off,cache.no-flush=off")...)
+	args = append(args, m.volumeDisk()...)
 	args = append(args,
 		"-netdev", m.Netdev,
 		"-device", "virtio-net-pci,netdev=net0,mac="+m.MAC+",romfile=,disable-legacy=on,addr=0x6",
@@ -162,14 +166,17 @@ func (m machine) rootDisk() []string {
 		"-add-fd", fmt.Sprintf("fd=%d,set=%d", m.Overlay, setOverlay),
 		"-blockdev", fmt.Sprintf("driver=file,node-name=base-file,filename=/dev/fdset/%d,read-only=on", setRoot),
 		"-blockdev", "driver=raw,node-name=base,file=base-file,read-only=on",
-		"-blockdev", fmt.Sprintf("driver=file,node-name=overlay-file,filename=/dev/fdset/%d", setOverlay) + unmap,
+		"-blockdev", fmt.Sprintf("driver=file,node-name=overlay-file,filename=/dev/fdset/%d", setOverlay) + unmap + m.lowest(),
 	}
 	device := fmt.Sprintf("virtio-blk-pci,drive=root,serial=%s,disable-legacy=on,addr=0x%x,bootindex=0", guest.DiskRoot, setRoot)
 	if m.OverlayBytes > 0 {
 		// A volume never grows by itself: beyond its end QEMU finds it full, which
 		// the guest is told as an error of its disk.
-		args = append(args, "-blockdev", fmt.Sprintf("driver=raw,node-name=overlay,file=overlay-file,size=%d", m.OverlayBytes)+unmap)
-		overlay, device = "overlay", device+",werror=report,rerror=report"
+		args = append(args, "-blockdev", fmt.Sprintf("driver=raw,node-name=overlay,file=overlay-file,size=%d", m.OverlayBytes)+unmap+m.lowest())
+		device += ",werror=report,rerror=report"
+		var layers []string
+		layers, overlay = m.layers("overlay")
+		args = append(args, layers...)
 	}
 	return append(args, "-blockdev", "driver=qcow2,node-name=root,file="+overlay+",backing=base"+unmap, "-device", device)
 }
@@ -180,8 +187,10 @@ const (
 	setRoot    = 3
 	setConfig  = 4
 	setVolume  = 5
-	// setOverlay has no slot of its own: it lies over the root.
+	// setOverlay has no slot of its own: it lies over the root. Neither have the
+	// layers of a volume, numbered from setLayers on.
 	setOverlay = 6
+	setLayers  = 8
 )
 
 // disk returns the arguments of one virtio-blk disk on an inherited descriptor.
@@ -196,6 +205,52 @@ func disk(fd, set int, node, serial, options string) []string {
 		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,disable-legacy=on,addr=0x%x", node, serial, set),
 	}
 }
+
+// volumeDisk returns the arguments of the disk that persists. Whatever lies over
+// the volume, it is the same disk to the guest, and to a saved state.
+func (m machine) volumeDisk() []string {
+	args := disk(m.Volume, setVolume, nodeVolume, guest.DiskVolume, "discard=unmap,cache.direct=off,cache.no-flush=off"+m.lowest())
+	if m.Volume == 0 || len(m.Layers) == 0 {
+		return args
+	}
+	last := len(args) - 2 // -device
+	layers, top := m.layers(nodeVolume)
+	device := strings.Replace(args[last+1], "drive="+nodeVolume, "drive="+top, 1)
+	return append(append(args[:last:last], layers...), args[last], device)
+}
+
+// lowest is what the volume is opened with besides where it is only read.
+func (m machine) lowest() string {
+	if m.VolumeReadOnly {
+		return ",read-only=on"
+	}
+	return ""
+}
+
+// layers returns the arguments of what lies over a volume's node, and the name of
+// the uppermost. Which lies over which is said here and not in the files: what is
+// in them is a guest's work, and never a path that QEMU opens.
+func (m machine) layers(base string) (args []string, top string) {
+	top = base
+	for n, fd := range m.Layers {
+		options := ",discard=unmap"
+		if n < len(m.Layers)-1 {
+			options = ",read-only=on"
+		}
+		args = append(args,
+			"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, setLayers+n),
+			"-blockdev", fmt.Sprintf("driver=file,node-name=%s,filename=/dev/fdset/%d", layerFile(n), setLayers+n)+options,
+			"-blockdev", fmt.Sprintf("driver=qcow2,node-name=%s,file=%s,backing=%s", layerNode(n), layerFile(n), top)+options)
+		top = layerNode(n)
+	}
+	return args, top
+}
+
+// nodeVolume is the volume's node.
+const nodeVolume = "volume"
+
+func layerNode(n int) string { return fmt.Sprintf("layer%d", n) }
+func layerFile(n int) string { return layerNode(n) + "-file" }
 
 // inheritedPath opens an inherited file again where QEMU takes only a path. The
 // file must be readable by QEMU's user; the directories above it need not be.

@@ -111,6 +111,7 @@ func (i *instance) record(e *ending) {
 	e.console, _ = i.console().lastBoot()
 	e.qemu = i.qemuWords()
 	exit := e.exit()
+	i.sayGaveWay(&exit)
 	exit.At = i.p.o.Clock().UTC()
 	i.rec.Exit, i.rec.Process, i.rec.Starting = &exit, nil, false
 	if i.rec.Asleep {

@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 		playQEMU(os.Args[1:])
 	case "fake-provisioner":
 		playProvisioner(os.Args[1])
+	case "committer":
+		playCommitter(os.Args[1:])
 	case "fake-worker":
 		playWorker(os.Args[1], os.Args[2:])
 	}

@@ -42,6 +42,11 @@ type instance struct {
 	// startedAt is when the running machine was.
 	startedAt time.Time
 
+	// cloneOf is the volume of which this is a clone, for those who have no lock.
+	cloneOf atomic.Pointer[fleet.VolumeID]
+	// gaveWay: the clone was killed because its volume is wanted.
+	gaveWay bool
+
 	mu  sync.Mutex
 	log *consoleLog
 	// waking is the wake under way; nil where there is none.
@@ -118,6 +123,10 @@ func errDeleting(id fleet.InstanceID) error {
 // that did not exist, nothing of it is left. A volume that another instance runs
 // on is KindConflict; a lower epoch than seen is KindFenced.
 func (p *Provider) Ensure(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error) {
+	return p.ensure(ctx, spec, original)
+}
+
+func (p *Provider) ensure(ctx context.Context, spec fleet.InstanceSpec, n nature) (fleet.InstanceStatus, error) {
 	if err := checkSpec(spec); err != nil {
 		return fleet.InstanceStatus{}, err
 	}
@@ -137,9 +146,12 @@ func (p *Provider) Ensure(ctx context.Context, spec fleet.InstanceSpec) (fleet.I
 		return fleet.InstanceStatus{}, errDeleting(spec.ID)
 	}
 	if i.exists() {
+		if err := i.mustBe(n); err != nil {
+			return fleet.InstanceStatus{}, err
+		}
 		return i.powerOn(ctx, spec.Epoch)
 	}
-	return i.create(ctx, spec)
+	return i.create(ctx, spec, n)
 }
 
 func checkSpec(spec fleet.InstanceSpec) error {
@@ -157,20 +169,28 @@ func checkSpec(spec fleet.InstanceSpec) error {
 }
 
 // create makes and starts an instance that is not there, or takes everything back.
-func (i *instance) create(ctx context.Context, spec fleet.InstanceSpec) (st fleet.InstanceStatus, err error) {
+func (i *instance) create(ctx context.Context, spec fleet.InstanceSpec, n nature) (st fleet.InstanceStatus, err error) {
 	before := i.rec
 	uid, err := i.p.uids.take(string(i.id))
 	if err != nil {
 		return st, err
 	}
+	if n == clone {
+		if err := i.p.cloneAddress(&spec); err != nil {
+			i.p.uids.release(uid)
+			return st, err
+		}
+	}
 	i.rec = instanceRecord{
-		Version: journalVersion, ID: i.id, Epoch: spec.Epoch, Spec: &spec,
+		Version: journalVersion, ID: i.id, Epoch: spec.Epoch, Spec: &spec, Clone: n,
 		Want: fleet.PowerOff, CreatedAt: i.p.o.Clock().UTC(), UID: uid,
 	}
 	defer func() {
 		if err != nil {
 			i.rec = before
 			i.p.uids.release(uid)
+			i.p.releaseCloneAddress(i.id)
+			i.cloneOf.Store(nil)
 			i.undo()
 		}
 	}()
@@ -180,6 +200,7 @@ func (i *instance) create(ctx context.Context, spec fleet.InstanceSpec) (st flee
 	if err := os.Mkdir(i.dir(), 0o700); err != nil {
 		return st, diskError("making an instance", err)
 	}
+	i.noteClone()
 	if err := i.start(ctx); err != nil {
 		return st, err
 	}
@@ -333,8 +354,8 @@ func (p *Provider) List(ctx context.Context, cluster fleet.ClusterID, after stri
 func (i *instance) status() fleet.InstanceStatus {
 	spec := i.rec.Spec
 	st := fleet.InstanceStatus{
-		ID: i.id, InstallationID: spec.InstallationID, ProviderRef: string(i.id), Epoch: i.rec.Epoch,
-		Power: fleet.PowerOff, Health: fleet.HealthUnknown, Exit: i.rec.Exit, CreatedAt: i.rec.CreatedAt,
+		ID: i.id, InstallationID: spec.InstallationID, ProviderRef: string(i.id), Epoch: i.rec.Epoch, Clone: bool(i.rec.Clone),
+		Power: fleet.PowerOff, Health: fleet.HealthUnknown, Exit: i.rec.Exit, CreatedAt: i.rec.CreatedAt, Boot: i.rec.Boots,
 	}
 	for _, port := range spec.Manifest.Ports {
 		if address, ok := i.rec.Endpoints[port.Number]; ok {

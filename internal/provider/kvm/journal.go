@@ -33,12 +33,14 @@ type instanceRecord struct {
 	// DeletedAt makes this a tombstone; nothing below is set then.
 	DeletedAt time.Time           `json:"deleted_at,omitzero"`
 	Spec      *fleet.InstanceSpec `json:"spec,omitempty"`
+	// Clone: it is a throw-away copy, on a copy of Spec.Volume.
+	Clone nature `json:"clone,omitempty"`
 	// Want is PowerOn or PowerOff.
 	Want      fleet.Power `json:"want,omitempty"`
 	CreatedAt time.Time   `json:"created_at,omitzero"`
 	// UID is the user that QEMU runs as; 0 is the provisioner's own.
 	UID int `json:"uid,omitempty"`
-	// Boots counts the starts.
+	// Boots counts the starts, by boot or by resuming.
 	Boots int `json:"boots,omitempty"`
 	// Starting is written before QEMU is, and Process after: a crash between
 	// leaves a QEMU that is found by looking through all processes.
@@ -76,6 +78,8 @@ type volumeRecord struct {
 	CreatedAt time.Time `json:"created_at,omitzero"`
 	// Kernel is whose file system it has; empty is fleet.KernelLinux.
 	Kernel fleet.KernelKind `json:"kernel,omitempty"`
+	// Overlay is how far the overlay is that lies over it.
+	Overlay overlayState `json:"overlay,omitempty"`
 	// Generation rises before anybody writes to a volume that a saved memory relies on.
 	Generation int64 `json:"generation,omitempty"`
 }

@@ -72,6 +72,9 @@ func (i *instance) prepare(ctx context.Context, purpose purpose) (r *prepared, e
 	if volume != nil {
 		r.m.Volume = r.files.add(volume)
 	}
+	if err := i.openLayers(&r.m, &r.files); err != nil {
+		return r, err
+	}
 	at, err := r.attach(ctx, mac)
 	if err != nil {
 		return r, fmt.Errorf("connecting instance %s: %w", i.id, err)
@@ -264,6 +267,10 @@ func (i *instance) takeVolume(ctx context.Context, image fleet.ImageFiles, purpo
 	if purpose == toVerify {
 		return os.OpenFile(v.path(), os.O_RDWR, 0) // it is this instance's already
 	}
+	if i.rec.Clone {
+		return i.readVolume(ctx)
+	}
+	defer i.p.dropClonesOf(ctx, ref.ID)()
 	return v.take(ctx, i.id, purpose == toRestore, func(f *os.File) error {
 		if image.DiskPath == "" || purpose == toRestore {
 			return nil
@@ -278,7 +285,7 @@ func (i *instance) takeVolume(ctx context.Context, image fleet.ImageFiles, purpo
 
 // reserveVolume keeps the volume for this instance, which runs or is about to.
 func (i *instance) reserveVolume() {
-	if ref := i.rec.Spec.Volume; ref != nil {
+	if ref := i.rec.Spec.Volume; ref != nil && i.rec.Clone == original {
 		i.p.volume(ref.ID).reserve(i.id)
 	}
 }

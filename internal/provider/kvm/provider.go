@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,6 +58,9 @@ type Options struct {
 	Images   Images
 	// Network is not closed by the provider.
 	Network Network
+	// CloneNetwork is that of clones, with addresses of its own; not closed either.
+	// nil is Network where that is user networking; else this host makes no clones.
+	CloneNetwork Network
 	// Log is discarded where nil.
 	Log logrus.FieldLogger
 	// Clock tells the time that is recorded; time.Now where nil.
@@ -120,6 +124,9 @@ type Provider struct {
 	mu        sync.Mutex
 	instances map[fleet.InstanceID]*instance
 	volumes   map[fleet.VolumeID]*volume
+	// cloneAddresses tells which clone has which, and nextClone where to look for a free one.
+	cloneAddresses map[netip.Addr]fleet.InstanceID
+	nextClone      netip.Addr
 	// stopping: Shutdown or Close was called; nothing is started any more.
 	stopping bool
 	// closed: no goroutine may begin any more.
@@ -137,6 +144,7 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 		o: o, log: o.Log, root: os.Geteuid() == 0 && !o.SameUser,
 		instanceDir: filepath.Join(o.DataDir, "instances"), volumeDir: filepath.Join(o.DataDir, "volumes"),
 		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]*volume{}, tracing: make(chan struct{}, 1),
+		cloneAddresses: map[netip.Addr]fleet.InstanceID{},
 	}
 	if p.root {
 		p.uids = newUIDs(o.UIDBase, o.UIDCount)
@@ -191,6 +199,9 @@ func (o *Options) complete() error {
 		return fmt.Errorf("opening the KVM provider: %w", err)
 	}
 	o.DataDir = dir
+	if o.Network, err = joinNetworks(o.Network, o.CloneNetwork); err != nil {
+		return fmt.Errorf("opening the KVM provider: %w", err)
+	}
 	switch o.Accel {
 	case "":
 		o.Accel = AccelAuto

@@ -102,6 +102,7 @@ func (i images) FormatVolume(context.Context, fleet.ImageID, []string, *os.File)
 type bench struct {
 	dir      string
 	net      hostnet.Network
+	clones   hostnet.Network
 	options  kvm.Options
 	p        *kvm.Provider
 	nextAddr atomic.Int32
@@ -115,12 +116,15 @@ func newBench(t testing.TB, mode string, onChange func(fleet.InstanceID)) *bench
 	options := hostnet.Options{Name: hostnet.NameFor(b.dir), StateDir: b.dir}
 	if mode == hostnet.ModeBridge {
 		b.net, err = hostnet.NewBridge(options)
+		require.NoError(t, err)
+		options.Name, options.Pool = options.Name+"-clones", "10.78.0.0/16"
+		b.clones, err = hostnet.NewBridge(options)
 	} else {
 		b.net, err = hostnet.NewUser(options)
 	}
 	require.NoError(t, err)
 	b.options = kvm.Options{
-		DataDir: filepath.Join(b.dir, "kvm"), HostID: "host", Images: images{files}, Network: b.net, OnChange: onChange,
+		DataDir: filepath.Join(b.dir, "kvm"), HostID: "host", Images: images{files}, Network: b.net, CloneNetwork: b.clones, OnChange: onChange,
 		StopGrace: 5 * time.Second, Resume: true, Accel: os.Getenv("DORMOUSE_TEST_ACCEL"),
 	}
 	b.open(t)
@@ -128,8 +132,12 @@ func newBench(t testing.TB, mode string, onChange func(fleet.InstanceID)) *bench
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		require.NoError(t, b.p.Shutdown(ctx))
-		require.NoError(t, b.net.Remove(ctx))
-		require.NoError(t, b.net.Close())
+		for _, n := range []hostnet.Network{b.net, b.clones} {
+			if n != nil {
+				require.NoError(t, n.Remove(ctx))
+				require.NoError(t, n.Close())
+			}
+		}
 	})
 	return b
 }
@@ -229,7 +237,7 @@ func TestConformance(t *testing.T) {
 				BadCluster: &fleet.Cluster{ID: "bad", Provider: fleet.ProviderKVM, Settings: map[string]string{
 					kvm.SettingMemoryMiB: "1000000000", kvm.SettingDiskMiB: "none", "nonsense": "1",
 				}},
-				Timeout: 90 * time.Second, VolumeMiB: 32, Slow: true,
+				Timeout: 90 * time.Second, VolumeMiB: 32, Slow: true, ClonesGiveWay: true,
 			})
 		})
 	}

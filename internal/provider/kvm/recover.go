@@ -54,6 +54,9 @@ func (p *Provider) recover(ctx context.Context) error {
 			resume = append(resume, i)
 		}
 	}
+	if err := p.forgetOverlays(); err != nil {
+		return err
+	}
 	if err := p.sweepNetwork(ctx); err != nil {
 		return err
 	}
@@ -78,6 +81,8 @@ func (p *Provider) loadInstances() (err error) {
 		}
 		i := p.instance(rec.ID)
 		i.rec = rec
+		i.noteClone()
+		p.keepCloneAddress(rec)
 		if rec.DeletedAt.IsZero() && !p.uids.keep(rec.UID, id) {
 			// The range was changed, or this is no root any more: a machine that runs keeps what it has.
 			if i.rec.UID, err = p.uids.take(id); err != nil {
@@ -135,7 +140,7 @@ func (i *instance) recover(ctx context.Context, candidates []int) error {
 	if i.rec.Process != nil || i.rec.Starting {
 		i.record(&ending{asked: i.rec.Want == fleet.PowerOff})
 	}
-	if i.rec.Want == fleet.PowerOn && i.p.o.Resume {
+	if i.rec.Want == fleet.PowerOn && i.p.o.Resume && i.rec.Clone == original { // whoever wanted the clone has not got what it is for
 		i.resuming = true
 		i.reserveVolume()
 	}
@@ -268,11 +273,12 @@ func (p *Provider) sweepDirectories() error {
 		return fmt.Errorf("looking for leftovers: %w", err)
 	}
 	for _, entry := range entries {
-		id, _ := strings.CutSuffix(entry.Name(), ".raw")
+		id, isOverlay := strings.CutSuffix(entry.Name(), overlaySuffix)
+		id, _ = strings.CutSuffix(id, ".raw")
 		p.mu.Lock()
 		v := p.volumes[fleet.VolumeID(id)]
 		p.mu.Unlock()
-		if v == nil || !v.exists() {
+		if v == nil || !v.exists() || isOverlay && v.rec.Overlay == overlayNone {
 			if err := os.Remove(filepath.Join(p.volumeDir, entry.Name())); err != nil {
 				return fmt.Errorf("removing leftovers: %w", err)
 			}

@@ -87,6 +87,8 @@ func (i *instance) finishDelete(ctx context.Context) error {
 		return err
 	}
 	i.p.uids.release(uid)
+	i.p.releaseCloneAddress(i.id)
+	i.cloneOf.Store(nil)
 	i.forgetConsole()
 	i.p.log.WithField("instance", i.id).Info("instance deleted")
 	return nil

@@ -103,6 +103,7 @@ func (i *instance) awake(v *vm, r *prepared, proc *watched) error {
 	before := i.rec
 	i.rec.Want, i.rec.Endpoints = fleet.PowerOn, r.endpoints
 	i.wakesUp(r, fleet.StartResumed)
+	i.rec.Boots++ // each run is another one to those who keep connections
 	i.name(proc)
 	i.resuming, i.startedAt = false, i.p.o.Clock()
 	if err := i.save(); err != nil {

@@ -112,7 +112,7 @@ func (i *instance) syncMachine(files ...*os.File) error {
 	}
 	var paths []string
 	if ref := i.rec.Spec.Volume; ref != nil {
-		paths = append(paths, i.p.volume(ref.ID).path())
+		paths = append(paths, i.p.volume(ref.ID).top())
 	}
 	own := i.tenantFiles()
 	for _, path := range append(paths, own.OverlayPath, own.ConfigPath) {

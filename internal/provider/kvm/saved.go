@@ -84,7 +84,7 @@ func (i *instance) describe(r *prepared) (*savedMemory, error) {
 	if ref := i.rec.Spec.Volume; ref != nil {
 		v := i.p.volume(ref.ID)
 		s.Volume = &savedVolume{ID: ref.ID, Generation: v.note()}
-		info, err := os.Stat(v.path())
+		info, err := os.Stat(v.top())
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +125,7 @@ func (i *instance) volumeMisfit(s *savedVolume) string {
 		return ""
 	}
 	v := i.p.volume(ref.ID)
-	info, err := os.Stat(v.path())
+	info, err := os.Stat(v.top())
 	if err != nil {
 		return "the volume that it was saved with is gone"
 	}
@@ -178,6 +178,7 @@ func (m machine) fingerprint() string {
 	for _, fd := range []*int{&m.RAM, &m.Kernel, &m.Initrd, &m.Root, &m.Overlay, &m.Config, &m.Volume, &m.Console, &m.QMP, &m.Channel, &m.Firmware} {
 		*fd = min(*fd, 1)
 	}
+	m.Layers = make([]int, len(m.Layers))
 	m.Netdev, _, _ = strings.Cut(m.Netdev, ",")
 	m.Private, m.Verify, m.Incoming = false, false, false
 	sum := sha256.Sum256([]byte(strings.Join(m.arguments(), "\x00")))

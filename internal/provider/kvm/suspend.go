@@ -90,6 +90,10 @@ func (i *instance) suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.S
 	}
 	v := i.vm
 	switch {
+	case i.rec.Clone == clone:
+		return nil, fleet.Errorf(fleet.KindConflict, "instance %s is a clone, and those do not sleep: delete it", i.id)
+	case i.commits():
+		return nil, fleet.Errorf(fleet.KindUnavailable, "putting instance %s to sleep: the overlay of its volume is being committed, try again after that", i.id)
 	case i.rec.Asleep:
 		return v, nil
 	case v == nil && i.resuming:

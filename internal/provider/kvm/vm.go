@@ -48,6 +48,8 @@ type vm struct {
 	// becameReady is closed when the guest is ready for the first time.
 	becameReady chan struct{}
 	// health, endpoints and grace never change.
+	// volume is the one that the machine has for itself; nil where it has none.
+	volume    *fleet.VolumeRef
 	health    fleet.Health
 	endpoints map[int]string
 	grace     time.Duration
@@ -93,6 +95,9 @@ func newVM(i *instance, proc *watched) *vm {
 	if i.rec.Spec.Kernel == fleet.KernelDisk {
 		v.grace = max(v.grace, foreignGrace)
 	}
+	if !i.rec.Clone {
+		v.volume = i.rec.Spec.Volume
+	}
 	v.ctx, v.cancel = context.WithCancel(i.p.ctx)
 	v.guest = newChannel(v.ctx, func(ctx context.Context) (net.Conn, error) {
 		return dialSocket(ctx, i.dir(), channelSocket)
@@ -136,6 +141,9 @@ func (v *vm) talk() {
 			v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("QEMU does not answer on its control socket")
 		}
 		return
+	}
+	if err := v.i.settleOverlay(v.ctx, v, client); err != nil && v.ctx.Err() == nil {
+		v.i.p.log.WithField("instance", v.i.id).WithError(err).Error("a machine that was going over to its volume may be paused")
 	}
 	v.mu.Lock()
 	v.qmp = client
@@ -349,6 +357,11 @@ func (v *vm) fill(st *fleet.InstanceStatus) {
 		return
 	}
 	st.Health, st.HealthDetail = v.state, v.detail
+	select {
+	case <-v.becameReady:
+		st.Ready = true
+	default:
+	}
 	if v.ready && v.state != fleet.HealthHealthy {
 		st.Again = probeFresh
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"dormouse/internal/fleet"
@@ -28,6 +29,15 @@ type volume struct {
 	user fleet.InstanceID
 	// noted: a saved memory has this generation of it in its record.
 	noted bool
+	// committing: a machine is going over from the overlay to the volume. Needs the lock.
+	committing bool
+
+	mu sync.Mutex
+	// wanted counts those who are about to start a machine on it, and claims those
+	// before whom clones give way.
+	wanted, claims int
+	// giveWay ends a commit by qemu-img that is under way.
+	giveWay context.CancelCauseFunc
 }
 
 // volume returns the entry of an ID, which may be empty.
@@ -124,12 +134,13 @@ func (v *volume) writing() error {
 // is called with the open file, before anybody else sees it. restoring is for a
 // machine that goes on with the volume as it left it.
 func (v *volume) take(ctx context.Context, id fleet.InstanceID, restoring bool, prepare func(*os.File) error, kernel fleet.KernelKind) (*os.File, error) {
+	defer v.want()()
 	if err := v.lock(ctx); err != nil {
 		return nil, err
 	}
 	defer v.unlock()
 	if !v.exists() {
-		return nil, fleet.Errorf(fleet.KindNotFound, "this host has no volume %s", v.id)
+		return nil, errNoVolume(v.id)
 	}
 	if v.kernel() != kernelOf(kernel) {
 		return nil, v.foreign(kernel)
@@ -197,13 +208,17 @@ func (p *Provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 		return none, fleet.InvalidField("size_mib", "a volume has at least %d MiB, %d were asked for", minVolumeMiB, spec.SizeMiB)
 	}
 	v := p.volume(spec.ID)
-	if err := v.lock(ctx); err != nil {
+	if err := v.lockAt(ctx, spec.Epoch); err != nil {
 		return none, err
+	}
+	if grows := v.exists() && spec.SizeMiB > v.rec.SizeMiB; grows {
+		v.unlock()
+		defer p.dropClonesOf(ctx, v.id)()
+		if err := v.lockAt(ctx, spec.Epoch); err != nil {
+			return none, err
+		}
 	}
 	defer v.unlock()
-	if err := admit("volume", string(v.id), v.rec.Epoch, spec.Epoch); err != nil {
-		return none, err
-	}
 	if v.exists() && spec.SizeMiB < v.rec.SizeMiB {
 		e := fleet.InvalidField("size_mib", "volume %s has %d MiB and can't shrink to %d", v.id, v.rec.SizeMiB, spec.SizeMiB)
 		e.Reason = fleet.ReasonVolumeTooSmall
@@ -223,6 +238,8 @@ func (p *Provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 			InstallationID: spec.InstallationID, ClusterID: spec.ClusterID, CreatedAt: p.o.Clock().UTC(),
 		}
 		err = v.format(ctx)
+	case spec.SizeMiB > v.rec.SizeMiB && v.rec.Overlay != overlayNone:
+		err = fleet.Errorf(fleet.KindConflict, "volume %s has an overlay and can't grow: commit or drop that first", v.id)
 	case spec.SizeMiB > v.rec.SizeMiB:
 		if err = v.free(); err == nil {
 			err = v.writing()
@@ -247,17 +264,11 @@ func (p *Provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 // DeleteVolume removes a volume and its data. It is idempotent, and refused with
 // KindConflict while an instance is on the volume.
 func (p *Provider) DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error {
-	if !fleet.ValidID(string(ref.ID)) {
-		return fleet.InvalidField("id", "%q is no ID of a volume", ref.ID)
-	}
-	v := p.volume(ref.ID)
-	if err := v.lock(ctx); err != nil {
+	v, release, err := p.lockAlone(ctx, ref)
+	if err != nil {
 		return err
 	}
-	defer v.unlock()
-	if err := admit("volume", string(v.id), v.rec.Epoch, ref.Epoch); err != nil {
-		return err
-	}
+	defer release()
 	if err := v.free(); err != nil {
 		return err
 	}
@@ -279,8 +290,10 @@ func (p *Provider) DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error 
 		v.rec = before
 		return err
 	}
-	if err := os.Remove(v.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("deleting volume %s: %w", v.id, err)
+	for _, path := range []string{v.overlayPath(), v.path()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("deleting volume %s: %w", v.id, err)
+		}
 	}
 	return nil
 }

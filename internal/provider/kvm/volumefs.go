@@ -16,8 +16,9 @@ import (
 	"dormouse/internal/fleet"
 )
 
-// The tools from e2fsprogs.
+// The tools from e2fsprogs, and the one from qemu-utils.
 const (
+	toolImage  = "qemu-img"
 	toolMkfs   = "mkfs.ext4"
 	toolCheck  = "e2fsck"
 	toolResize = "resize2fs"
@@ -92,28 +93,40 @@ func (v *volume) grow(ctx context.Context, sizeMiB int) (err error) {
 	return nil
 }
 
-// tool runs a program of e2fsprogs on an open file, which it gets as its first
-// operand, and returns its exit code. What is on a volume was written by a
-// tenant's guest: as root, the tool runs as a user that may do nothing but this.
+// tool runs a program of e2fsprogs on an open file, which it gets as its first operand.
 func (v *volume) tool(ctx context.Context, f *os.File, name string, args ...string) (code int, err error) {
+	return v.run(ctx, []*os.File{f}, name, append(args, inheritedPath(3))...)
+}
+
+// run runs a program with open files, from the descriptor 3 on, and returns its
+// exit code. What is on a volume was written by a tenant's guest: as root, the
+// program runs as a user that may do nothing but this.
+func (v *volume) run(ctx context.Context, files []*os.File, name string, args ...string) (code int, err error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return -1, fleet.Errorf(fleet.KindUnavailable, "running %s: it is not installed: apt-get install e2fsprogs: %w", name, err)
+		from := "e2fsprogs"
+		if name == toolImage {
+			from = "qemu-utils"
+		}
+		return -1, fleet.Errorf(fleet.KindUnavailable, "running %s: it is not installed: apt-get install %s: %w", name, from, err)
 	}
 	uid, err := v.p.uids.take("volume " + string(v.id))
 	if err != nil {
 		return -1, err
 	}
 	defer v.p.uids.release(uid)
-	if uid != 0 {
+	for _, f := range files {
+		if uid == 0 {
+			break
+		}
 		if err := f.Chown(uid, uid); err != nil {
 			return -1, fmt.Errorf("running %s: %w", name, err)
 		}
 		defer func() { err = errors.Join(err, f.Chown(0, 0)) }()
 	}
 	var said bytes.Buffer
-	cmd := exec.CommandContext(ctx, path, append(args, inheritedPath(3))...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = "/", &said, &said, []*os.File{f}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = "/", &said, &said, files
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if uid != 0 {

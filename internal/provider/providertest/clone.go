@@ -104,27 +104,62 @@ func (c *cloned) fence(t *testing.T) {
 }
 
 // beside wakes the original while its clone is on: the volume is free, and has
-// what was written.
+// what was written, not what was written to the copy.
 func (c *cloned) beside(t *testing.T) {
+	if c.h.Read != nil && c.spec.Volume != nil {
+		require.Equal(t, volumeData, c.h.Read(t, c.made), "the copy has it too")
+		c.h.Write(t, c.made, "written to the copy")
+	}
 	if c.volumes != nil {
 		grown := c.volume
 		grown.SizeMiB++
 		_, err := c.volumes.EnsureVolume(t.Context(), grown)
 		require.NoError(t, err, "a clone does not use the volume")
 	}
+	if c.givesWay() {
+		c.requireGaveWay(t)
+		c.power(t, refOf(c.copy), fleet.PowerOn)
+	}
 	st := c.power(t, refOf(c.spec), fleet.PowerOn)
 	require.False(t, st.Clone)
 	if c.h.Read != nil && c.spec.Volume != nil {
 		require.Equal(t, volumeData, c.h.Read(t, st))
 	}
-	c.both(t, fleet.PowerOn, fleet.PowerOn)
+	if !c.givesWay() {
+		c.both(t, fleet.PowerOn, fleet.PowerOn)
+		return
+	}
+	c.requireGaveWay(t)
+	_, err := c.p.Power(t.Context(), refOf(c.copy), fleet.PowerOn)
+	requireKind(t, err, fleet.KindConflict)
+	c.both(t, fleet.PowerOn, fleet.PowerOff)
+	c.power(t, refOf(c.spec), fleet.PowerOff)
+	c.power(t, refOf(c.copy), fleet.PowerOn)
+}
+
+// givesWay tells whether the clone is on the volume itself.
+func (c *cloned) givesWay() bool { return c.h.ClonesGiveWay && c.spec.Volume != nil }
+
+// requireGaveWay checks that the clone was killed, and says why.
+func (c *cloned) requireGaveWay(t *testing.T) {
+	t.Helper()
+	st, err := c.p.Observe(t.Context(), refOf(c.copy))
+	require.NoError(t, err)
+	require.True(t, st.Clone)
+	require.Equal(t, fleet.PowerOff, st.Power)
+	require.NotNil(t, st.Exit)
+	require.Equal(t, fleet.ReasonGaveWay, st.Exit.Reason)
 }
 
 func (c *cloned) offAndOn(t *testing.T) {
+	original := fleet.PowerOn
+	if c.givesWay() {
+		original = fleet.PowerOff
+	}
 	require.True(t, c.power(t, refOf(c.copy), fleet.PowerOff).Clone)
-	c.both(t, fleet.PowerOn, fleet.PowerOff)
+	c.both(t, original, fleet.PowerOff)
 	c.power(t, refOf(c.copy), fleet.PowerOn)
-	c.both(t, fleet.PowerOn, fleet.PowerOn)
+	c.both(t, original, fleet.PowerOn)
 }
 
 func (c *cloned) delete(t *testing.T) {

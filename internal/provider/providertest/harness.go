@@ -40,6 +40,9 @@ type Harness struct {
 	Prompt time.Duration
 	// VolumeMiB is the size of the volumes made here; 0 is 64.
 	VolumeMiB int
+	// ClonesGiveWay says that a clone reads the volume itself, and is killed
+	// (ReasonGaveWay) before anybody else uses it.
+	ClonesGiveWay bool
 	// Slow says that each boot takes seconds: fewer machines at a time.
 	Slow bool
 }

@@ -2,6 +2,8 @@
 package main
 
 import (
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,8 +13,32 @@ import (
 	"time"
 )
 
-// main serves /data/value (GET /value, /set), counts in memory at GET /count, tells
-// the time, and ends at GET /exit?code=N.
+// write returns once the content would survive the loss of the machine.
+func write(file, content string) error {
+	f, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// main serves /data/value (GET /value, GET /set?text=), fills /data with random
+// data (GET /fill?mib=N), counts in memory (GET /count), tells the time (GET
+// /now), and ends at GET /exit?code=N.
 func main() {
 	const file = "/data/value"
 	var count atomic.Int64
@@ -28,7 +54,7 @@ func main() {
 		_, _ = w.Write(content)
 	})
 	http.HandleFunc("GET /set", func(w http.ResponseWriter, r *http.Request) {
-		if err := os.WriteFile(filepath.Clean(file), []byte(r.FormValue("text")), 0o644); err != nil {
+		if err := write(filepath.Clean(file), r.FormValue("text")); err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
 		}
 	})
@@ -36,6 +62,14 @@ func main() {
 		code, _ := strconv.Atoi(r.FormValue("code"))
 		fmt.Println("guest: ends with", code)
 		os.Exit(code)
+	})
+	http.HandleFunc("GET /fill", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.FormValue("mib"))
+		block := make([]byte, n<<20)
+		_, _ = rand.Read(block)
+		if err := write(filepath.Dir(file)+"/fill", string(block)); err != nil {
+			http.Error(w, err.Error(), http.StatusInsufficientStorage)
+		}
 	})
 	fmt.Println("guest: serves")
 	fmt.Println("guest:", http.ListenAndServe(":8080", nil))
