@@ -146,4 +146,3 @@ func (f *files) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut
 	*out = fuse.StatfsOut{Blocks: blocks, Bfree: blocks, Bavail: blocks, Files: 1 << 20, Ffree: 1 << 20, Bsize: 4096, Frsize: 4096, NameLen: 255}
 	return fuse.OK
 }
-
