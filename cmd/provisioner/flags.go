@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +36,8 @@ type config struct {
 	listen         string
 	gatewayListen  []string
 	gatewayDomain  string
+	gatewayPorts   string
+	trustedProxies []string
 	roles          []string
 	accel          string
 	qemu           string
@@ -62,6 +66,8 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	c.bindKey(flags)
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
 	flags.StringSliceVar(&c.gatewayListen, "gateway-listen", []string{"127.0.0.1:8065", "[::1]:8065"}, "addresses of the gateway, separated by commas; the first one is named in URLs")
+	flags.StringVar(&c.gatewayPorts, "gateway-ports", "30000-31999", "TCP ports of the gateway that lead to ports of installations which are not HTTP; empty for none")
+	flags.StringSliceVar(&c.trustedProxies, "trusted-proxies", nil, "CIDRs of load balancers in front of the gateway, which tell by the PROXY protocol who the client is")
 	flags.StringVar(&c.gatewayDomain, "gateway-domain", "localhost", "domain under which installations are reached by name")
 	flags.StringSliceVar(&c.roles, "roles", []string{roleAPI, roleSupervisor, roleGateway, roleHost}, "what this process does")
 	flags.StringVar(&c.initPath, "init", "", "the init of linux guests (default: `init` beside this program)")
@@ -170,7 +176,40 @@ func (c *config) checkGateway() error {
 			return fleet.Errorf(fleet.KindInvalid, "--gateway-listen %q: give HOST:PORT, such as 127.0.0.1:8065 or [::1]:8065: %w", address, err)
 		}
 	}
-	return nil
+	if _, err := c.proxies(); err != nil {
+		return err
+	}
+	_, _, err := c.ports()
+	return err
+}
+
+// proxies are the networks of --trusted-proxies.
+func (c *config) proxies() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range c.trustedProxies {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fleet.Errorf(fleet.KindInvalid, "--trusted-proxies %q: give networks such as 10.0.0.0/24 or 2001:db8::/64: %w", text, err)
+		}
+		out = append(out, prefix.Masked())
+	}
+	return out, nil
+}
+
+// ports are the ends of --gateway-ports; the last is below the first where there are none.
+func (c *config) ports() (first, last int, err error) {
+	if c.gatewayPorts == "" {
+		return 1, 0, nil
+	}
+	from, to, found := strings.Cut(c.gatewayPorts, "-")
+	first, err = strconv.Atoi(from)
+	if err == nil {
+		last, err = strconv.Atoi(to)
+	}
+	if !found || err != nil || first < 1 || last > 65535 || last < first {
+		return 0, 0, fleet.Errorf(fleet.KindInvalid, "--gateway-ports %q: give FIRST-LAST, from 1 to 65535, such as 30000-31999", c.gatewayPorts)
+	}
+	return first, last, nil
 }
 
 // portHosts are the addresses at which the gateway's own TCP ports are reached.

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/supervisor/cluster"
@@ -43,6 +46,15 @@ func (s *server) joinPlaces(ctx context.Context) error {
 	s.places.store = s.stores.background()
 	if err := s.places.configure(ctx); err != nil {
 		return err
+	}
+	if s.c.has(roleGateway) {
+		first, last, err := s.c.ports()
+		if err == nil {
+			err = s.places.store.SetGatewayPorts(ctx, first, last)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if s.visits != nil {
 		s.visits.control.Store(s.stores.background())
@@ -127,7 +139,7 @@ func (s *server) startSupervision(ctx context.Context) error {
 	if !s.c.has(roleSupervisor) {
 		return nil
 	}
-	s.background.Go(func() { s.lead(ctx, "prune", s.prune) })
+	s.background.Go(func() { s.lead(ctx, "prune", s.keepHouse) })
 	sleepers := idle.New(idle.Options{Store: acceptingStore{s.stores.singletons, s.accepted}, Clock: wallClock{}, Log: s.log})
 	s.background.Go(func() { s.lead(ctx, "idle", sleepers.Run) })
 	s.collectImages(ctx)
@@ -179,6 +191,35 @@ func (s *server) lead(ctx context.Context, name string, f func(context.Context) 
 		case <-time.After(5 * time.Second):
 		}
 	}
+}
+
+// keepHouse does what one process does for all: it removes what is old, and tells
+// of pools of addresses and ports that run dry.
+func (s *server) keepHouse(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 2)
+	go func() { ended <- s.prune(ctx) }()
+	go func() { ended <- s.watchPools(ctx) }()
+	err := <-ended
+	cancel()
+	return errors.Join(err, <-ended)
+}
+
+// poolsEvery is how often pools are looked at.
+const poolsEvery = 10 * time.Minute
+
+func (s *server) watchPools(ctx context.Context) error {
+	return repeat(ctx, wallClock{}, func(ctx context.Context) (time.Duration, error) {
+		pools, err := s.stores.singletons.LowPools(ctx)
+		s.lowPools.Set(float64(len(pools)))
+		for _, p := range pools {
+			if p.New {
+				s.log.WithFields(logrus.Fields{"pool": p.Name, "size": p.Size, "free": p.Free}).Warn("a pool is running dry: less than a tenth of it is free")
+			}
+		}
+		return poolsEvery, err
+	})
 }
 
 func (s *server) prune(ctx context.Context) error {
