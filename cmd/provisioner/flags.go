@@ -33,6 +33,7 @@ type config struct {
 	listen         string
 	gatewayListen  string
 	gatewayDomain  string
+	gatewayPorts   portRange
 	roles          []string
 	accel          string
 	qemu           string
@@ -62,6 +63,8 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
 	flags.StringVar(&c.gatewayListen, "gateway-listen", "127.0.0.1:8065", "address of the gateway")
 	flags.StringVar(&c.gatewayDomain, "gateway-domain", "localhost", "domain under which installations are reached by name")
+	c.gatewayPorts = portRange{30000, 31999}
+	flags.Var(&c.gatewayPorts, "gateway-ports", "TCP ports of the gateway for ports of installations that do not speak HTTP, as FIRST-LAST, or none; the same for all provisioners on one database")
 	flags.StringSliceVar(&c.roles, "roles", []string{roleAPI, roleSupervisor, roleGateway, roleHost}, "what this process does")
 	flags.StringVar(&c.initPath, "init", "", "the init of linux guests (default: `init` beside this program)")
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
