@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -36,8 +35,8 @@ type config struct {
 	listen         string
 	gatewayListen  []string
 	gatewayDomain  string
-	gatewayPorts   string
 	trustedProxies []string
+	gatewayPorts   portRange
 	roles          []string
 	accel          string
 	qemu           string
@@ -66,9 +65,10 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	c.bindKey(flags)
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
 	flags.StringSliceVar(&c.gatewayListen, "gateway-listen", []string{"127.0.0.1:8065", "[::1]:8065"}, "addresses of the gateway, separated by commas; the first one is named in URLs")
-	flags.StringVar(&c.gatewayPorts, "gateway-ports", "30000-31999", "TCP ports of the gateway that lead to ports of installations which are not HTTP; empty for none")
 	flags.StringSliceVar(&c.trustedProxies, "trusted-proxies", nil, "CIDRs of load balancers in front of the gateway, which tell by the PROXY protocol who the client is")
 	flags.StringVar(&c.gatewayDomain, "gateway-domain", "localhost", "domain under which installations are reached by name")
+	c.gatewayPorts = portRange{30000, 31999}
+	flags.Var(&c.gatewayPorts, "gateway-ports", "TCP ports of the gateway for ports of installations that do not speak HTTP, as FIRST-LAST, or none; the same for all provisioners on one database")
 	flags.StringSliceVar(&c.roles, "roles", []string{roleAPI, roleSupervisor, roleGateway, roleHost}, "what this process does")
 	flags.StringVar(&c.initPath, "init", "", "the init of linux guests (default: `init` beside this program)")
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
@@ -176,10 +176,7 @@ func (c *config) checkGateway() error {
 			return fleet.Errorf(fleet.KindInvalid, "--gateway-listen %q: give HOST:PORT, such as 127.0.0.1:8065 or [::1]:8065: %w", address, err)
 		}
 	}
-	if _, err := c.proxies(); err != nil {
-		return err
-	}
-	_, _, err := c.ports()
+	_, err := c.proxies()
 	return err
 }
 
@@ -194,22 +191,6 @@ func (c *config) proxies() ([]netip.Prefix, error) {
 		out = append(out, prefix.Masked())
 	}
 	return out, nil
-}
-
-// ports are the ends of --gateway-ports; the last is below the first where there are none.
-func (c *config) ports() (first, last int, err error) {
-	if c.gatewayPorts == "" {
-		return 1, 0, nil
-	}
-	from, to, found := strings.Cut(c.gatewayPorts, "-")
-	first, err = strconv.Atoi(from)
-	if err == nil {
-		last, err = strconv.Atoi(to)
-	}
-	if !found || err != nil || first < 1 || last > 65535 || last < first {
-		return 0, 0, fleet.Errorf(fleet.KindInvalid, "--gateway-ports %q: give FIRST-LAST, from 1 to 65535, such as 30000-31999", c.gatewayPorts)
-	}
-	return first, last, nil
 }
 
 // portHosts are the addresses at which the gateway's own TCP ports are reached.

@@ -76,8 +76,6 @@ type server struct {
 	signals  atomic.Pointer[engine.Engine]
 	watcher  atomic.Pointer[installation.Watcher]
 	visitors atomic.Pointer[visits]
-	// lowPools is how many pools of addresses and ports run dry.
-	lowPools prometheus.Gauge
 	// visits joins gateway and host; nil where there is no host.
 	visits *visits
 
@@ -107,8 +105,6 @@ func serve(ctx context.Context, c config) error {
 		}
 	}()
 	s := &server{c: c, log: log, metrics: prometheus.NewRegistry(), hub: newHub(), failed: make(chan error, 8)}
-	s.lowPools = prometheus.NewGauge(prometheus.GaugeOpts{Name: "dormouse_pools_low", Help: "Pools of addresses and ports of which less than a tenth is free."})
-	s.metrics.MustRegister(s.lowPools)
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	err = s.run(ctx)
 	stopAll := false

@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"time"
 
-	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/supervisor/cluster"
@@ -46,15 +45,6 @@ func (s *server) joinPlaces(ctx context.Context) error {
 	s.places.store = s.stores.background()
 	if err := s.places.configure(ctx); err != nil {
 		return err
-	}
-	if s.c.has(roleGateway) {
-		first, last, err := s.c.ports()
-		if err == nil {
-			err = s.places.store.SetGatewayPorts(ctx, first, last)
-		}
-		if err != nil {
-			return err
-		}
 	}
 	if s.visits != nil {
 		s.visits.control.Store(s.stores.background())
@@ -139,9 +129,9 @@ func (s *server) startSupervision(ctx context.Context) error {
 	if !s.c.has(roleSupervisor) {
 		return nil
 	}
-	s.background.Go(func() { s.lead(ctx, "prune", s.keepHouse) })
-	sleepers := idle.New(idle.Options{Store: acceptingStore{s.stores.singletons, s.accepted}, Clock: wallClock{}, Log: s.log})
-	s.background.Go(func() { s.lead(ctx, "idle", sleepers.Run) })
+	if err := s.startHousekeeping(ctx); err != nil {
+		return err
+	}
 	s.collectImages(ctx)
 	places := s.places.installation()
 	if len(places) == 0 {
@@ -193,33 +183,27 @@ func (s *server) lead(ctx context.Context, name string, f func(context.Context) 
 	}
 }
 
-// keepHouse does what one process does for all: it removes what is old, and tells
-// of pools of addresses and ports that run dry.
-func (s *server) keepHouse(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error, 2)
-	go func() { ended <- s.prune(ctx) }()
-	go func() { ended <- s.watchPools(ctx) }()
-	err := <-ended
-	cancel()
-	return errors.Join(err, <-ended)
-}
-
-// poolsEvery is how often pools are looked at.
-const poolsEvery = 10 * time.Minute
-
-func (s *server) watchPools(ctx context.Context) error {
-	return repeat(ctx, wallClock{}, func(ctx context.Context) (time.Duration, error) {
-		pools, err := s.stores.singletons.LowPools(ctx)
-		s.lowPools.Set(float64(len(pools)))
-		for _, p := range pools {
-			if p.New {
-				s.log.WithFields(logrus.Fields{"pool": p.Name, "size": p.Size, "free": p.Free}).Warn("a pool is running dry: less than a tenth of it is free")
-			}
-		}
-		return poolsEvery, err
+// startHousekeeping begins what one process does for all, under one lead: the removal of
+// what is old, what idle policies ask for, and the watch over pools.
+func (s *server) startHousekeeping(ctx context.Context) error {
+	if err := s.offerPorts(ctx); err != nil {
+		return err
+	}
+	low, err := s.lowPools()
+	if err != nil {
+		return err
+	}
+	sleepers := idle.New(idle.Options{Store: acceptingStore{s.stores.singletons, s.accepted}, Clock: wallClock{}, Log: s.log})
+	s.background.Go(func() {
+		s.lead(ctx, "prune", func(ctx context.Context) error {
+			all, ctx := errgroup.WithContext(ctx)
+			all.Go(func() error { return s.prune(ctx) })
+			all.Go(func() error { return sleepers.Run(ctx) })
+			all.Go(func() error { return s.watchPools(ctx, low) })
+			return all.Wait()
+		})
 	})
+	return nil
 }
 
 func (s *server) prune(ctx context.Context) error {
