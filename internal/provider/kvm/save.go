@@ -55,13 +55,6 @@ func (i *instance) sleepWarm(ctx context.Context, v *vm) error {
 // saveMemory brings everything to the disk and has it loaded once; what is
 // then to be committed is in i.rec.
 func (i *instance) saveMemory(ctx context.Context, v *vm) error {
-	if v.settled != nil {
-		select {
-		case <-v.settled:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 	c, err := v.control(ctx)
 	if err != nil {
 		return err
@@ -215,6 +208,24 @@ func (v *vm) startAgain() {
 // settlePatience is how long an adopted machine may take to answer: one that
 // boots does not listen yet.
 const settlePatience = time.Minute
+
+// awaitSettled waits until an adopted machine is known to run, and what its guest
+// said last has been heard.
+func (v *vm) awaitSettled(ctx context.Context) error {
+	if v.settled == nil {
+		return nil
+	}
+	timer := time.NewTimer(freezePatience)
+	defer timer.Stop()
+	select {
+	case <-v.settled:
+		return nil
+	case <-timer.C:
+		return errors.New("it has not answered since it was adopted")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // loadPatience is how long an adopted machine may go on loading what an earlier
 // provisioner had it load.
