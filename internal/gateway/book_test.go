@@ -316,7 +316,7 @@ func TestRecentForgetsWhatWasUsedLongestAgo(t *testing.T) {
 // or nothing.
 func TestABookThatIsDamaged(t *testing.T) {
 	t.Parallel()
-	routes := []Route{sleeper("acme"), stable("far", "a:1")}
+	routes := []written{{sleeper("acme"), true}, {stable("far", "a:1"), false}}
 	whole, err := encodeBook(routes)
 	require.NoError(t, err)
 	got, err := decodeBook(whole)
