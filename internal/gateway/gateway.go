@@ -165,6 +165,8 @@ type Gateway struct {
 	ports   *ports
 
 	held, heldBytes, open atomic.Int64
+	// server is set while it serves.
+	server atomic.Pointer[wire.Server]
 
 	// wakes are the wakes under way; they end with life.
 	wakes sync.WaitGroup
@@ -221,6 +223,13 @@ func (g *Gateway) allDoors() []*door {
 		all = append(all, d)
 	}
 	return all
+}
+
+// closeIdle closes the kept connections to a machine in one run of it.
+func (g *Gateway) closeIdle(key string) {
+	if server := g.server.Load(); server != nil && key != "" {
+		server.CloseIdle(key)
+	}
 }
 
 // Changed says that what Routes would say of an installation may be new. It

@@ -32,6 +32,7 @@ func (g *Gateway) Serve(ctx context.Context, listeners ...Listener) error {
 	engine := g.o.Engine
 	engine.Handler, engine.Dial, engine.Panicked = g, g.o.Dial, g.panicked
 	server := wire.New(engine)
+	g.server.Store(server)
 	failed := make(chan error, len(listeners))
 	var serving sync.WaitGroup
 	for _, l := range listeners {
