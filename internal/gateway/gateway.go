@@ -235,3 +235,18 @@ func (g *Gateway) closeIdle(key string) {
 // Changed says that what Routes would say of an installation may be new. It
 // returns at once.
 func (g *Gateway) Changed(id fleet.InstallationID) { g.book.changed(id) }
+
+// Allowed returns nil where an installation is reached by a host name: only such
+// names are worth a certificate. Else it is KindNotFound, or why it can't be
+// known.
+func (g *Gateway) Allowed(ctx context.Context, name string) error {
+	host, ok := hostName(name)
+	if !ok {
+		return notFound(name)
+	}
+	e, err := g.book.find(ctx, host)
+	if err == nil && leaving(e.route.State) {
+		return notFound(name)
+	}
+	return err
+}
