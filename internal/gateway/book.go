@@ -69,7 +69,7 @@ func newBook(g *Gateway) *book {
 		changedAt: newRecent[fleet.InstallationID, uint64](maxRoutes), due: make(map[fleet.InstallationID]bool),
 	}
 	for _, r := range g.readBook() {
-		b.put(r, answered{here: true})
+		b.put(r.Route, answered{here: r.Here})
 	}
 	return b
 }

@@ -91,6 +91,11 @@ func TestEveryNameOfAnInstallation(t *testing.T) {
 		route, err := w.find(t, "other.localhost")
 		require.NoError(t, err)
 		require.Equal(t, "other", route.Name, "a name under our domain is the installation's of that name")
+		require.NoError(t, w.Allowed(t.Context(), "Shop.example.com"))
+		require.NoError(t, w.Allowed(t.Context(), "acme.localhost"))
+		for _, none := range []string{"mail.example.com", "192.0.2.1", "", "*.example.com"} {
+			require.Equal(t, fleet.KindNotFound, fleet.KindOf(w.Allowed(t.Context(), none)), none)
+		}
 		w.acme.DNSNames = []string{"www.example.com"}
 		w.routes.set(w.acme)
 		w.Changed(w.acme.InstallationID)
@@ -316,7 +321,7 @@ func TestRecentForgetsWhatWasUsedLongestAgo(t *testing.T) {
 // or nothing.
 func TestABookThatIsDamaged(t *testing.T) {
 	t.Parallel()
-	routes := []Route{sleeper("acme"), stable("far", "a:1")}
+	routes := []written{{sleeper("acme"), true}, {stable("far", "a:1"), false}}
 	whole, err := encodeBook(routes)
 	require.NoError(t, err)
 	got, err := decodeBook(whole)

@@ -89,6 +89,7 @@ type keyParts struct {
 // key names the machine in this run of it, for kept connections. The lock is held.
 func (d *door) key(route Route, run string) string {
 	if of := (keyParts{route.InstanceID, run, d.generation}); d.keyText == "" || d.keyOf != of {
+		d.g.closeIdle(d.keyText)
 		d.keyOf = of
 		d.keyText = string(d.id) + "/" + string(of.instance) + "/" + of.run + "/" + strconv.FormatUint(of.generation, 10)
 	}

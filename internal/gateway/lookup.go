@@ -89,6 +89,12 @@ func (b *book) down() {
 	signal(b.reload)
 }
 
+func (b *book) isDown(now time.Time) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return now.Before(b.downUntil)
+}
+
 // up notes that Routes answers.
 func (b *book) up() {
 	b.mu.RLock()
@@ -192,9 +198,14 @@ func (b *book) keepFresh(ctx context.Context) {
 		clear(b.due)
 		b.mu.Unlock()
 		for _, id := range due {
-			if e := b.known(id); e != nil && !b.fresh(e, time.Now()) {
-				host := b.hosts(e.route)[0]
-				_, _, _ = b.flights.Do(host, func() (any, error) { return b.lookUp(host) }) // else when somebody comes
+			e := b.known(id)
+			if e == nil || b.fresh(e, time.Now()) {
+				continue
+			}
+			host := b.hosts(e.route)[0]
+			_, _, _ = b.flights.Do(host, func() (any, error) { return b.lookUp(host) }) // else when somebody comes
+			if b.isDown(time.Now()) {
+				break // all are loaded afterwards
 			}
 		}
 	}
