@@ -122,7 +122,7 @@ func openPlaces(ctx context.Context, c config, d *dataDir, log logrus.FieldLogge
 	}
 	p.kvm, err = kvm.New(ctx, kvm.Options{
 		DataDir: d.join("host"), HostID: d.host, Images: p.images, Network: p.network, Log: log, OnChange: changed, OnConsole: spoke,
-		Accel: c.accel, QEMU: c.qemu, Resume: true,
+		Accel: c.accel, QEMU: c.qemu, Resume: true, OnWake: wakeLogger(log),
 	})
 	return p, err
 }
