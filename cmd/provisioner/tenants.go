@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"syscall"
 	"time"
@@ -30,7 +29,7 @@ func (s *server) openGateway(ctx context.Context) error {
 	})
 	metrics.register(s.metrics, gw.Load)
 	s.visits.gateway.Store(gw)
-	var listeners []net.Listener
+	var listeners []gateway.Listener
 	for _, address := range s.c.gatewayListen {
 		l, err := s.open("gateway", address)
 		if len(listeners) > 0 && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)) {
@@ -43,7 +42,7 @@ func (s *server) openGateway(ctx context.Context) error {
 			}
 			return err
 		}
-		listeners = append(listeners, l)
+		listeners = append(listeners, gateway.Listener{Listener: l})
 	}
 	s.background.Go(func() {
 		if err := gw.Serve(ctx, listeners...); err != nil {

@@ -58,7 +58,8 @@ func (s *server) createInstallation(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	if err := checkCreate(&in, m); err != nil {
+	idle, wake := idleOf(in.Idle), wakeOf(in.Wake)
+	if err := firstError(checkCreate(&in, m), s.checkSleep(&in.DNSNames, idle, wake, m)); err != nil {
 		return err
 	}
 	n := NewInstallation{
@@ -66,8 +67,11 @@ func (s *server) createInstallation(w http.ResponseWriter, r *http.Request) erro
 		Name: in.Name, Owner: in.Owner, PackageRef: in.Package, ClusterName: in.Cluster,
 		MemoryMiB: in.MemoryMiB, DiskMiB: in.DiskMiB, VCPUs: in.VCPUs,
 		Env: in.Env, Labels: in.Labels, WhenFull: fleet.WhenFull(in.WhenFull),
-		Group: fleet.GroupMembership{Join: in.Group, Match: in.GroupMatch},
+		DNSNames: in.DNSNames,
+		Group:    fleet.GroupMembership{Join: in.Group, Match: in.GroupMatch},
 	}
+	idleChange(idle, m).Apply(&n.Idle)
+	wakeChange(wake, m).Apply(&n.Wake)
 	if n.Key, err = s.idempotencyKey(r, body); err != nil {
 		return err
 	}
@@ -180,8 +184,31 @@ func (s *server) deleteInstallation(w http.ResponseWriter, r *http.Request) erro
 	return s.act(w, r, fleet.OperationDelete)
 }
 
+// hibernateInstallation takes a body that says how, or none.
 func (s *server) hibernateInstallation(w http.ResponseWriter, r *http.Request) error {
-	return s.act(w, r, fleet.OperationHibernate)
+	id, err := resourceID(r, "installation")
+	if err != nil {
+		return err
+	}
+	in := client.HibernateInstallation{Mode: string(fleet.SuspendMemory)}
+	var body []byte
+	if r.ContentLength == 0 {
+		body, err = emptyBody(r)
+	} else {
+		var m members
+		if m, body, err = decodeBody(r, &in, "application/json"); err == nil {
+			err = m.noNull()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	switch fleet.SuspendMode(in.Mode) {
+	case fleet.SuspendMemory, fleet.SuspendCold:
+	default:
+		return fleet.InvalidField("mode", "mode must be memory or cold")
+	}
+	return s.change(w, r, body, Change{IDOrName: id, Kind: fleet.OperationHibernate, Observed: map[string]string{fleet.ObservedSleep: in.Mode}})
 }
 
 func (s *server) wakeInstallation(w http.ResponseWriter, r *http.Request) error {

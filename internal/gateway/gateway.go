@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -94,6 +95,8 @@ type Options struct {
 	// FreshFor is how long a route is used without asking again, unless Changed
 	// says so; 0 is 30 s.
 	FreshFor time.Duration
+	// ProxyFrom are peers that say with the PROXY protocol who the client is; they must.
+	ProxyFrom []netip.Prefix
 	// PortHosts are the addresses on which the gateway's own TCP ports are opened;
 	// where there are none, they are not.
 	PortHosts []string

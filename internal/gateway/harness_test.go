@@ -303,7 +303,7 @@ func serve(t *testing.T, o Options) (*Gateway, string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	g := New(o)
-	go func() { ended <- g.Serve(ctx, listener) }()
+	go func() { ended <- g.Serve(ctx, Listener{Listener: listener}) }()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-ended)

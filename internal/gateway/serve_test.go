@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -223,4 +224,32 @@ func TestWhatIsBrokenOffIsTold(t *testing.T) {
 	require.Error(t, err)
 	q.Release()
 	require.Zero(t, g.Load().Open)
+}
+
+// The bubble ends only when all that the gateway began has ended.
+func TestServeLeavesNothingRunning(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		kept, port := freePort(t)
+		require.NoError(t, kept.Close())
+		l, _ := freePort(t)
+		acme := sleeper("acme")
+		acme.Ports = []fleet.RoutePort{{Gateway: port, Port: 1883}}
+		m := newMachine(t, acme, func(http.ResponseWriter, *http.Request) {})
+		g := New(Options{Routes: newRoutes(acme), Local: m.local, Waker: m, Dial: new(net.Dialer).DialContext, Dir: t.TempDir(),
+			Report: &fakeReport{}, PortHosts: []string{"127.0.0.1"}})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- g.Serve(ctx, Listener{Listener: l}) }()
+		conn := dialPort(t, l.Addr().(*net.TCPAddr).Port)
+		_, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: acme.localhost\r\n\r\n")
+		require.NoError(t, err)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		m.sleep()
+		cancel()
+		require.NoError(t, <-ended)
+		require.NoError(t, conn.Close())
+	})
 }

@@ -44,7 +44,7 @@ func (i *instance) restore(ctx context.Context) (cold string, err error) {
 	if err != nil {
 		return "", errors.Join(err, r.undo())
 	}
-	v := newVM(i, proc)
+	v := newVM(i, proc, toRestore)
 	i.vm = v
 	// From here on it is no longer the caller's: a guest half woken helps nobody.
 	limited, cancel := context.WithTimeout(v.ctx, restorePatience)
@@ -61,7 +61,7 @@ func (i *instance) restore(ctx context.Context) (cold string, err error) {
 		return "", fleet.Errorf(fleet.KindUnavailable, "waking instance %s: this host's provisioner is stopping", i.id)
 	}
 	words := i.qemuWords()
-	if e := v.discard(context.WithoutCancel(ctx)); e != nil {
+	if e := v.discard(); e != nil {
 		return "", errors.Join(err, e)
 	}
 	i.vm = nil
@@ -79,9 +79,13 @@ func (i *instance) goOnFrom(ctx context.Context, v *vm, from int) error {
 	if err != nil {
 		return err
 	}
+	if err := c.beginLoad(ctx, from); err != nil {
+		return err
+	}
+	// Not before: a QEMU that waits for nothing would be left by a crash in between.
 	used := make(chan error, 1)
 	go func() { used <- i.useUp() }()
-	err = c.load(ctx, from)
+	err = c.awaitMigration(ctx)
 	if e := <-used; e != nil {
 		err = errors.Join(err, fmt.Errorf("using the state up: %w", e))
 	}

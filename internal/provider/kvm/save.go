@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dormouse/internal/guest"
+	"dormouse/internal/provider/kvm/qmp"
 )
 
 const (
@@ -99,6 +100,9 @@ func (i *instance) saveMemory(ctx context.Context, v *vm) error {
 	if err != nil {
 		return err
 	}
+	v.mu.Lock()
+	saved.Restarts = v.restarts
+	v.mu.Unlock()
 	i.fallAsleep(saved, "")
 	return nil
 }
@@ -145,14 +149,18 @@ func (i *instance) goOn(v *vm) {
 	ctx, cancel := context.WithTimeout(v.ctx, goOnPatience)
 	defer cancel()
 	err := v.goOn(ctx, guest.Command{Verb: guest.VerbThaw})
+	if errors.Is(err, qmp.ErrClosed) {
+		// It has ended by itself, which is about to be seen.
+		select {
+		case <-v.ctx.Done():
+		case <-ctx.Done():
+		}
+	}
 	if err == nil || errors.Is(err, errUnknownVerb) || v.ctx.Err() != nil {
 		return
 	}
 	i.p.log.WithField("instance", i.id).WithError(err).Error("a guest does not run again after a save that was given up; it is booted")
-	v.mu.Lock()
-	v.again = true
-	v.mu.Unlock()
-	v.kill()
+	v.startAgain()
 }
 
 // goOn has QEMU run, and the guest do what it needs then.
@@ -186,41 +194,52 @@ func (v *vm) settle(command guest.Command) {
 	ctx, cancel := context.WithTimeout(v.ctx, settlePatience)
 	defer cancel()
 	err := v.awaitLoaded(ctx)
-	if err == nil {
-		err = v.goOn(ctx, command)
-	}
-	if err == nil || errors.Is(err, errUnknownVerb) || v.ctx.Err() != nil {
+	if err != nil && v.ctx.Err() == nil {
+		v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("an adopted machine does not run; it is booted")
+		v.startAgain()
 		return
 	}
-	v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("an adopted machine can't be told to go on")
+	if err = v.goOn(ctx, command); err != nil && !errors.Is(err, errUnknownVerb) && v.ctx.Err() == nil {
+		v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("an adopted machine can't be told to go on")
+	}
+}
+
+// startAgain ends a machine that is of no use and has it booted.
+func (v *vm) startAgain() {
+	v.mu.Lock()
+	v.again = true
+	v.mu.Unlock()
+	v.kill()
 }
 
 // settlePatience is how long an adopted machine may take to answer: one that
 // boots does not listen yet.
 const settlePatience = time.Minute
 
-// awaitLoaded waits for the end of a load that an earlier provisioner began.
+// loadPatience is how long an adopted machine may go on loading what an earlier
+// provisioner had it load.
+const loadPatience = 5 * time.Second
+
+// awaitLoaded waits for the end of such a load.
 func (v *vm) awaitLoaded(ctx context.Context) error {
 	c, err := v.control(ctx)
 	if err != nil {
 		return err
 	}
-	for {
+	for began := time.Now(); ; {
 		st, err := c.status(ctx)
 		if err != nil || st.Status != statusIncoming {
 			return err
 		}
+		if time.Since(began) > loadPatience {
+			return errors.New("it has not loaded its state")
+		}
 		select {
 		case <-v.migration:
 		case <-c.Done():
-			return errors.New("QEMU has ended")
-		case <-time.After(time.Second):
-			// The event may have come before this connection. A load that nobody has begun never ends.
+			return errQEMUEnded
+		case <-time.After(100 * time.Millisecond): // the event may have come before this connection
 		case <-ctx.Done():
-			v.mu.Lock()
-			v.again = true
-			v.mu.Unlock()
-			v.kill()
 			return ctx.Err()
 		}
 	}

@@ -29,6 +29,8 @@ type savedMemory struct {
 	// Bytes is what it takes on the disk.
 	Bytes int64     `json:"bytes,omitempty"`
 	At    time.Time `json:"at"`
+	// Restarts is how often the program had been started again.
+	Restarts int `json:"restarts,omitempty"`
 
 	// QEMU is the version that saved it, and has loaded it once; CPU the host's processor.
 	QEMU string `json:"qemu,omitempty"`

@@ -66,7 +66,7 @@ func (i *instance) launch(r *prepared) error {
 		i.p.log.WithField("instance", i.id).WithError(err).Warn("the journal does not name the machine's process")
 	}
 	i.resuming, i.startedAt = false, i.p.o.Clock()
-	i.vm = newVM(i, proc)
+	i.vm = newVM(i, proc, toBoot)
 	i.vm.began(fleet.StartBooted)
 	i.p.log.WithField("instance", i.id).WithField("pid", proc.pid).WithField("boot", i.rec.Boots).Info("machine started")
 	return nil

@@ -36,7 +36,7 @@ func (p *Provider) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.S
 		return none, errUnknown(ref.ID)
 	}
 	if err := i.lock(ctx); err != nil {
-		return none, err
+		return none, i.notSaved(ctx, err)
 	}
 	v, err := i.suspend(ctx, ref, o)
 	i.unlock()

@@ -33,8 +33,9 @@ const (
 type vm struct {
 	i    *instance
 	proc *watched
-	// exited is closed when the end has been recorded, or watching has been given up.
-	exited chan struct{}
+	// dead is closed when the process has ended, exited when that has been recorded,
+	// or watching has been given up.
+	dead, exited chan struct{}
 	// ctx ends with the process or the provider.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -83,10 +84,11 @@ type vm struct {
 	readyOnce sync.Once
 }
 
-// newVM begins to watch a QEMU that runs. Needs the instance's lock.
-func newVM(i *instance, proc *watched) *vm {
+// newVM begins to watch a QEMU that runs. Needs the instance's lock. A guest that
+// goes on from a sleep is not asked for what it said last: it has better to do.
+func newVM(i *instance, proc *watched, purpose purpose) *vm {
 	v := &vm{
-		i: i, proc: proc, exited: make(chan struct{}), becameReady: make(chan struct{}),
+		i: i, proc: proc, dead: make(chan struct{}), exited: make(chan struct{}), becameReady: make(chan struct{}),
 		qmpUp: make(chan struct{}), qmpDone: make(chan struct{}), migration: make(chan string, 16),
 		health: i.rec.Spec.Manifest.Health, endpoints: i.rec.Endpoints,
 		state: fleet.HealthUnknown, detail: "the guest is booting",
@@ -101,7 +103,12 @@ func newVM(i *instance, proc *watched) *vm {
 	v.ctx, v.cancel = context.WithCancel(i.p.ctx)
 	v.guest = newChannel(v.ctx, func(ctx context.Context) (net.Conn, error) {
 		return dialSocket(ctx, i.dir(), channelSocket)
-	}, v.heardFromGuest)
+	}, v.heardFromGuest, channelOptions{Quiet: purpose == toRestore})
+	if purpose == toRestore {
+		v.mu.Lock()
+		v.heard, v.restarts = true, i.rec.Saved.Restarts
+		v.mu.Unlock()
+	}
 	i.active.Store(true)
 	i.p.spawn(v.talk)
 	i.p.spawn(v.watch)
@@ -124,7 +131,7 @@ func (v *vm) control(ctx context.Context) (control, error) {
 	case <-v.qmpUp:
 		return control{Client: v.qmp, told: v.migration}, nil
 	case <-v.qmpDone:
-		return control{}, errors.New("QEMU has ended")
+		return control{}, errQEMUEnded
 	case <-ctx.Done():
 		return control{}, fmt.Errorf("waiting for QEMU: %w", ctx.Err())
 	}
@@ -400,13 +407,22 @@ func (v *vm) pressPower() {
 	})
 }
 
-// discard ends a machine that is given up, of which nothing is recorded.
-func (v *vm) discard(ctx context.Context) error {
+// discard ends a machine that is given up, of which nothing is recorded. Needs the
+// instance's lock.
+func (v *vm) discard() error {
 	v.mu.Lock()
 	v.discarded = true
 	v.mu.Unlock()
 	v.kill()
-	return v.awaitEnd(ctx)
+	select {
+	case <-v.dead:
+		return nil
+	case <-time.After(killWait):
+		v.mu.Lock()
+		v.discarded = false // whenever it ends, that is recorded
+		v.mu.Unlock()
+		return fleet.Errorf(fleet.KindUnavailable, "waking instance %s: the process has not ended %s after it was killed", v.i.id, killWait)
+	}
 }
 
 func (v *vm) isDiscarded() bool {
@@ -442,7 +458,6 @@ func (v *vm) watch() {
 	}
 	status := v.proc.reap()
 	_ = v.proc.close()
-	if !v.isDiscarded() {
-		v.i.ended(v, status)
-	}
+	close(v.dead)
+	v.i.ended(v, status)
 }
