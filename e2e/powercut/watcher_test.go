@@ -17,7 +17,7 @@ type watcher struct {
 	looks    int
 	// most is how many machines were seen at once, verifiers how often one of those.
 	most, verifiers int
-	twice    []string
+	twice           []string
 }
 
 // watch looks until ctx ends.
