@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,8 @@ type config struct {
 	listen         string
 	gatewayListen  []string
 	gatewayDomain  string
+	trustedProxies []string
+	gatewayPorts   portRange
 	roles          []string
 	accel          string
 	qemu           string
@@ -62,7 +65,10 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	c.bindKey(flags)
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
 	flags.StringSliceVar(&c.gatewayListen, "gateway-listen", []string{"127.0.0.1:8065", "[::1]:8065"}, "addresses of the gateway, separated by commas; the first one is named in URLs")
+	flags.StringSliceVar(&c.trustedProxies, "trusted-proxies", nil, "CIDRs of load balancers in front of the gateway, which tell by the PROXY protocol who the client is")
 	flags.StringVar(&c.gatewayDomain, "gateway-domain", "localhost", "domain under which installations are reached by name")
+	c.gatewayPorts = portRange{30000, 31999}
+	flags.Var(&c.gatewayPorts, "gateway-ports", "TCP ports of the gateway for ports of installations that do not speak HTTP, as FIRST-LAST, or none; the same for all provisioners on one database")
 	flags.StringSliceVar(&c.roles, "roles", []string{roleAPI, roleSupervisor, roleGateway, roleHost}, "what this process does")
 	flags.StringVar(&c.initPath, "init", "", "the init of linux guests (default: `init` beside this program)")
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
@@ -170,7 +176,21 @@ func (c *config) checkGateway() error {
 			return fleet.Errorf(fleet.KindInvalid, "--gateway-listen %q: give HOST:PORT, such as 127.0.0.1:8065 or [::1]:8065: %w", address, err)
 		}
 	}
-	return nil
+	_, err := c.proxies()
+	return err
+}
+
+// proxies are the networks of --trusted-proxies.
+func (c *config) proxies() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range c.trustedProxies {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fleet.Errorf(fleet.KindInvalid, "--trusted-proxies %q: give networks such as 10.0.0.0/24 or 2001:db8::/64: %w", text, err)
+		}
+		out = append(out, prefix.Masked())
+	}
+	return out, nil
 }
 
 // portHosts are the addresses at which the gateway's own TCP ports are reached.

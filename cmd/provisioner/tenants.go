@@ -22,10 +22,14 @@ func (s *server) openGateway(ctx context.Context) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the gateway's directory: %w", err)
 	}
+	proxies, err := s.c.proxies()
+	if err != nil {
+		return err
+	}
 	metrics := newGatewayMetrics(s.metrics)
 	gw := gateway.New(gateway.Options{
 		Routes: s.visits, Local: s.visits, Waker: s.visits, Report: s.visits, Dial: s.places.dial, Domain: s.c.gatewayDomain, Dir: dir,
-		PortHosts: s.c.portHosts(), Log: s.log, Metrics: metrics,
+		PortHosts: s.c.portHosts(), ProxyFrom: proxies, Log: s.log, Metrics: metrics,
 	})
 	metrics.register(s.metrics, gw.Load)
 	s.visits.gateway.Store(gw)
