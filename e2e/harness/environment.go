@@ -198,6 +198,15 @@ func (e *Environment) Start(ctx context.Context) error {
 	return e.AwaitReady(ctx)
 }
 
+// Migrate makes the tables in a database of the test's own.
+func (e *Environment) Migrate(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, filepath.Join(e.tools.bin, "provisioner"), "migrate", "--database", e.options.Database).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("migrating the database: %w\n%s", err, out)
+	}
+	return nil
+}
+
 // Launch starts the provisioner and does not wait for it.
 func (e *Environment) Launch() error {
 	log, err := os.OpenFile(e.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)

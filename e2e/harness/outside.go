@@ -239,11 +239,14 @@ func (e *Environment) Files(parts ...string) []string {
 	return names
 }
 
-// Query asks the private database, with psql. Each row has its columns as text.
+// Query asks the database, with psql. Each row has its columns as text.
 func (e *Environment) Query(ctx context.Context, sql string) ([][]string, error) {
-	url, err := os.ReadFile(filepath.Join(e.DataDir, "database-url"))
-	if err != nil {
-		return nil, fmt.Errorf("finding the database: %w", err)
+	url := []byte(e.options.Database)
+	if len(url) == 0 {
+		var err error
+		if url, err = os.ReadFile(filepath.Join(e.DataDir, "database-url")); err != nil {
+			return nil, fmt.Errorf("finding the database: %w", err)
+		}
 	}
 	cmd := exec.CommandContext(ctx, "psql", "-X", "--csv", "-t", "-v", "ON_ERROR_STOP=1", "-d", strings.TrimSpace(string(url)), "-c", sql)
 	cmd.Env = append(os.Environ(), "PGCONNECT_TIMEOUT=10")

@@ -44,7 +44,7 @@ func (f *files) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 		n.seen.gid = gid
 	}
 	if size, ok := in.GetSize(); ok && n.content != nil {
-		n.unsynced.Store(true)
+		n.unsynced.addAll()
 		if err := n.content.Truncate(int64(size)); err != nil {
 			return fuse.ToStatus(err)
 		}
@@ -70,7 +70,7 @@ func (f *files) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	if in.Flags&syscall.O_TRUNC == 0 {
 		return fuse.OK
 	}
-	n.unsynced.Store(true)
+	n.unsynced.addAll()
 	return fuse.ToStatus(n.content.Truncate(0))
 }
 
@@ -94,7 +94,7 @@ func (f *files) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32,
 	}
 	defer end()
 	size, err := n.content.WriteAt(data, int64(in.Offset))
-	n.unsynced.Store(true)
+	n.unsynced.add(int64(in.Offset), int64(size))
 	if err == nil && in.Flags&syscall.O_DSYNC != 0 {
 		err = n.keep(true)
 		f.d.syncs.Add(1)
@@ -109,7 +109,7 @@ func (f *files) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	}
 	defer end()
 	err := unix.Fallocate(int(n.content.Fd()), in.Mode, int64(in.Offset), int64(in.Length))
-	n.unsynced.Store(true)
+	n.unsynced.addAll()
 	return fuse.ToStatus(err)
 }
 

@@ -54,7 +54,7 @@ func New(dir string) (*Disk, error) {
 func (d *Disk) mount() error {
 	server, err := fuse.NewServer(&files{RawFileSystem: fuse.NewDefaultRawFileSystem(), d: d}, d.dir, &fuse.MountOptions{
 		AllowOther: true, Options: []string{"default_permissions"}, DirectMountStrict: true, FsName: "lossy", Name: "lossy",
-		DisableXAttrs: true, ExplicitDataCacheControl: true, DisableReadDirPlus: true, MaxWrite: 1 << 20,
+		DisableXAttrs: true, ExplicitDataCacheControl: true, DisableReadDirPlus: true, DisableSplice: true, MaxWrite: 1 << 20,
 	})
 	if err != nil {
 		return fmt.Errorf("mounting a disk at %s: %w: it needs root and /dev/fuse", d.dir, err)

@@ -3,11 +3,9 @@ package lossy
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,9 +30,9 @@ type inode struct {
 	links, keptLinks int
 
 	// content and keptContent are of regular files; the latter is nil until the
-	// first sync. unsynced: they may differ. syncing is held while they are made the same.
+	// first sync. They may differ where unsynced says. syncing is held while they are made the same.
 	content, keptContent *os.File
-	unsynced             atomic.Bool
+	unsynced             parts
 	syncing              sync.Mutex
 
 	// entries and keptEntries are of directories; where it lies itself is for the path to it.
@@ -124,11 +122,8 @@ func (n *inode) keep(contentOnly bool) error {
 			return err
 		}
 	}
-	if n.unsynced.Swap(false) {
-		if err := copyContent(n.keptContent, n.content); err != nil {
-			n.unsynced.Store(true)
-			return err
-		}
+	if err := n.keepParts(); err != nil {
+		return err
 	}
 	if contentOnly && n.kept.mode != 0 {
 		return nil
@@ -139,57 +134,6 @@ func (n *inode) keep(contentOnly bool) error {
 	}
 	n.kept = n.seen
 	n.kept.modified = info.ModTime()
-	return nil
-}
-
-// copyContent makes one file like another: the same size, data and holes.
-func copyContent(to, from *os.File) error {
-	info, err := from.Stat()
-	if err != nil {
-		return err
-	}
-	size := info.Size()
-	if err := to.Truncate(size); err != nil {
-		return err
-	}
-	buffer, old := make([]byte, 256<<10), make([]byte, 256<<10)
-	for at := int64(0); at < size; {
-		data, err := unix.Seek(int(from.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			data, err = size, nil
-		}
-		if err != nil {
-			return err
-		}
-		if data > at {
-			if err := unix.Fallocate(int(to.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, data-at); err != nil {
-				return err
-			}
-		}
-		if data == size {
-			return nil
-		}
-		end, err := unix.Seek(int(from.Fd()), data, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		for at = data; at < end; {
-			part := buffer[:min(int64(len(buffer)), end-at)]
-			if _, err := from.ReadAt(part, at); err != nil && !errors.Is(err, io.EOF) {
-				return err
-			}
-			n, err := to.ReadAt(old[:len(part)], at)
-			if err != nil && !errors.Is(err, io.EOF) {
-				return err
-			}
-			if n < len(part) || string(old[:n]) != string(part) {
-				if _, err := to.WriteAt(part, at); err != nil {
-					return err
-				}
-			}
-			at += int64(len(part))
-		}
-	}
 	return nil
 }
 
@@ -271,7 +215,7 @@ func (n *inode) restore(seen map[*inode]bool) error {
 	}
 	seen[n] = true
 	n.seen, n.lookups, n.links = n.kept, 0, n.keptLinks
-	n.unsynced.Store(false)
+	n.unsynced.take()
 	if n.entries != nil {
 		n.entries, n.parent, n.name = maps.Clone(n.keptEntries), n.keptParent, n.keptName
 		for _, child := range n.entries {
