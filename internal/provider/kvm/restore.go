@@ -162,7 +162,7 @@ func (i *instance) awake(v *vm, r *prepared, proc *watched) error {
 
 // wakeGuest tells a guest what it has slept through.
 func (v *vm) wakeGuest() error {
-	if v.i.rec.Spec.Kernel.Silent() {
+	if v.silent {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(v.ctx, answerPatience)

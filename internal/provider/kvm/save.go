@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,6 +70,9 @@ func (i *instance) saveMemory(ctx context.Context, v *vm) error {
 		return err
 	}
 	if err := v.freeze(ctx); err != nil {
+		if v.stoppedByFullDisk(ctx) {
+			err = fmt.Errorf("the guest can't write to its volume: %w", syscall.ENOSPC)
+		}
 		return err
 	}
 	if err := c.Execute(ctx, "stop", nil, nil); err != nil {
@@ -152,6 +156,11 @@ func (i *instance) goOn(v *vm) {
 	if err == nil || errors.Is(err, errUnknownVerb) || v.ctx.Err() != nil {
 		return
 	}
+	status, stop := context.WithTimeout(v.ctx, goOnPatience)
+	defer stop()
+	if v.stoppedByFullDisk(status) {
+		return // it goes on when there is room; the thaw waits for it in the channel
+	}
 	i.p.log.WithField("instance", i.id).WithError(err).Error("a guest does not run again after a save that was given up; it is booted")
 	v.startAgain()
 }
@@ -171,7 +180,7 @@ func (v *vm) goOn(ctx context.Context, command guest.Command) error {
 			return err
 		}
 	}
-	if v.i.rec.Spec.Kernel.Silent() {
+	if v.silent {
 		return nil
 	}
 	return v.guest.ask(ctx, command)

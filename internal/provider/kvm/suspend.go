@@ -204,7 +204,7 @@ func (i *instance) notSaved(ctx context.Context, err error) error {
 
 // freeze has the guest write its disks out and hold further writes back.
 func (v *vm) freeze(ctx context.Context) error {
-	if v.i.rec.Spec.Kernel.Silent() {
+	if v.silent {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, freezePatience)
