@@ -37,6 +37,9 @@ func (b *book) ask(host string) (*entry, error) {
 		err = errBusy
 	}
 	how.at = time.Now()
+	if err == nil && !slices.Contains(b.hosts(route), host) {
+		err = notFound(host) // somebody claims a name under our domain that is not theirs
+	}
 	switch {
 	case err == nil:
 		b.g.metrics.Lookup("found")
