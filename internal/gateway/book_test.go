@@ -234,7 +234,13 @@ func TestADatabaseThatHangs(t *testing.T) {
 		_, err = w.find(t, "far.localhost")
 		require.NoError(t, err)
 		require.LessOrEqual(t, time.Since(begin), patience)
-		time.Sleep(2 * time.Second) // the lookups have failed by now
+		for range 100 { // nobody else waits, however long it takes
+			time.Sleep(2 * time.Second)
+			begin = time.Now()
+			_, err = w.find(t, "far.localhost")
+			require.NoError(t, err)
+			require.Zero(t, time.Since(begin))
+		}
 	})
 }
 

@@ -57,10 +57,21 @@ func (f *fakeRoutes) Route(ctx context.Context, host string) (Route, error) {
 	return route, err
 }
 
-func (f *fakeRoutes) All(_ context.Context, after string) (page []Route, next string, err error) {
+func (f *fakeRoutes) All(ctx context.Context, after string) (page []Route, next string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked[""]++
+	if gate := f.gate; gate != nil {
+		f.mu.Unlock()
+		select {
+		case <-gate:
+		case <-ctx.Done():
+		}
+		f.mu.Lock()
+		if ctx.Err() != nil {
+			return nil, "", ctx.Err()
+		}
+	}
 	for _, r := range f.routes {
 		if string(r.InstallationID) > after {
 			page = append(page, r)

@@ -16,7 +16,7 @@ const (
 	refreshAfter = time.Second
 	reloadAfter  = 5 * time.Second
 	// loadTimeout bounds the question for one page of all routes.
-	loadTimeout = 10 * time.Second
+	loadTimeout = 5 * time.Second
 )
 
 // errBusy is of too many who ask for names; it says nothing of Routes.
@@ -163,8 +163,10 @@ func (b *book) keepLoaded(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && !failed:
-			b.g.log.WithError(err).Warn("loading the routes: trying again")
+		case err != nil:
+			if !failed {
+				b.g.log.WithError(err).Warn("loading the routes: trying again")
+			}
 			b.down()
 		case err == nil:
 			b.up()
