@@ -133,7 +133,7 @@ func (d *door) pass(v *visit, c condition) *wire.Pass {
 	d.requests++
 	d.g.open.Add(1)
 	meter := &d.meters[k.meter()]
-	begin, now := v.begin, v.begin
+	begin, now, isHTTP := v.begin, v.begin, v.head.Port == 0
 	if v.held {
 		now = time.Now()
 	}
@@ -143,7 +143,9 @@ func (d *door) pass(v *visit, c condition) *wire.Pass {
 		Done: func(status int, _ error) {
 			now := time.Now()
 			d.leave(k, now)
-			d.g.metrics.Request(status, now.Sub(begin))
+			if isHTTP {
+				d.g.metrics.Request(status, now.Sub(begin))
+			}
 		},
 	}
 	if v.woke {

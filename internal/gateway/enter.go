@@ -58,7 +58,9 @@ func (g *Gateway) Enter(ctx context.Context, h *wire.Head) (*wire.Pass, *wire.An
 	} else {
 		g.metrics.Refused(why.reason)
 	}
-	g.metrics.Request(status, time.Since(v.begin))
+	if h.Port == 0 {
+		g.metrics.Request(status, time.Since(v.begin))
+	}
 	return nil, why.answer(h)
 }
 

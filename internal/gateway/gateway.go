@@ -25,7 +25,8 @@ type Route = fleet.Route
 // Routes is what the control plane says about installations.
 type Routes interface {
 	// Route returns the installation that is reached by a host name, which is in
-	// lower case and without a port: NAME.DOMAIN, or one of the route's DNSNames.
+	// lower case and without a port: NAME.DOMAIN, or one of the route's DNSNames,
+	// which are in lower case and not under DOMAIN.
 	// KindNotFound where there is none that is not deleted.
 	Route(ctx context.Context, host string) (Route, error)
 	// All lists the installations of the hosts here, in the order of their IDs,

@@ -16,7 +16,7 @@ const (
 	refreshAfter = time.Second
 	reloadAfter  = 5 * time.Second
 	// loadTimeout bounds the question for one page of all routes.
-	loadTimeout = 10 * time.Second
+	loadTimeout = 5 * time.Second
 )
 
 // errBusy is of too many who ask for names; it says nothing of Routes.
@@ -37,6 +37,9 @@ func (b *book) ask(host string) (*entry, error) {
 		err = errBusy
 	}
 	how.at = time.Now()
+	if err == nil && !slices.Contains(b.hosts(route), host) {
+		err = notFound(host) // somebody claims a name under our domain that is not theirs
+	}
 	switch {
 	case err == nil:
 		b.g.metrics.Lookup("found")
@@ -160,8 +163,10 @@ func (b *book) keepLoaded(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && !failed:
-			b.g.log.WithError(err).Warn("loading the routes: trying again")
+		case err != nil:
+			if !failed {
+				b.g.log.WithError(err).Warn("loading the routes: trying again")
+			}
 			b.down()
 		case err == nil:
 			b.up()
