@@ -8,6 +8,8 @@ import (
 const (
 	// StepHoldClone is the step of OperationClone while its clone runs and is looked at.
 	StepHoldClone = "hold-clone"
+	// WaitClone: a clone runs, for somebody to look at it.
+	WaitClone Reason = "showing-clone"
 	// ObservedTimeToLive is how many seconds a clone runs, which its request writes.
 	ObservedTimeToLive = "time_to_live_seconds"
 	// MaxTimeToLive bounds how long a clone runs, and DefaultTimeToLive is how long else.

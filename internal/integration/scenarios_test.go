@@ -313,6 +313,10 @@ func scenarios() []scenario {
 		// A rollout's update that fails goes back to the revision before.
 		{name: "update-member-sick", kind: fleet.OperationUpdate, comesBack: true, end: "update-failed",
 			before: after(joined), begin: rolled(fleet.OperationUpdate, "SICK", "1"), check: func(c *kase) { serves("SICK", "", 128)(c); c.pins(1) }},
+		{name: "clone", kind: fleet.OperationClone, end: "hibernating",
+			before: after(created("web"), asleep), begin: asking(fleet.OperationClone, func(ch *fleet.Change) {
+				ch.Observed = map[string]string{fleet.ObservedTimeToLive: "1"}
+			})},
 		{name: "verify", kind: fleet.OperationVerify, end: "hibernating",
 			before: after(joined, asleep), begin: rolled(fleet.OperationVerify, "A", "2"), check: func(c *kase) { c.pins(2) }},
 		{name: "verify-sick", kind: fleet.OperationVerify, end: "hibernating",
