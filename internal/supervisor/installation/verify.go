@@ -61,13 +61,15 @@ func (w *workflows) prepareClone(ctx context.Context, s *fleet.Snapshot) (fleet.
 	if _, ok := place.Provider.(Cloner); !ok {
 		return fleet.Fail(fleet.ReasonUnverifiable, fmt.Sprintf("provider %s can't make clones", s.Cluster.Provider)), nil
 	}
-	if s.Target == nil {
-		return fleet.Fail(fleet.ReasonUnverifiable, "the revision to try is gone"), nil
-	}
-	inst, pkg := *s.Installation, s.Target.Package
-	s.Target.Config.Settle(&inst)
-	if inst.Own.PackageID != "" {
-		pkg = *s.Package // it sets its own
+	inst, pkg := *s.Installation, *s.Package
+	if s.Operation.Kind == fleet.OperationVerify {
+		if s.Target == nil {
+			return fleet.Fail(fleet.ReasonUnverifiable, "the revision to try is gone"), nil
+		}
+		s.Target.Config.Settle(&inst)
+		if inst.Own.PackageID == "" { // else it sets its own
+			pkg = s.Target.Package
+		}
 	}
 	image, err := place.Images.Ensure(ctx, pkg)
 	if err != nil {

@@ -62,6 +62,7 @@ func Workflows(o Options) []*engine.Workflow {
 		{Kind: fleet.OperationHibernate, Steps: []engine.Step{w.stopStep(), w.releaseMemoryStep()}},
 		{Kind: fleet.OperationDelete, Steps: []engine.Step{w.deleteInstancesStep(), w.deleteVolumeStep(), w.releaseStep()}},
 		w.verify(),
+		w.clone(),
 		w.move(),
 	}
 }
