@@ -14,24 +14,23 @@ import (
 // users notice nothing: any request of theirs pre-empts it, and what is left of
 // the clone then goes before anything else is done (deleteClonesStep).
 func (w *workflows) verify() *engine.Workflow {
-	return &engine.Workflow{Kind: fleet.OperationVerify, Steps: slices.Concat(recallable(append(w.cloneSteps(w.prepareClone),
+	return &engine.Workflow{Kind: fleet.OperationVerify, Steps: slices.Concat(recallable(append(w.cloneSteps(24*time.Hour), // it may wait for capacity
 		w.endSleepStep(givesWay))...), []engine.Step{{Name: "delete-clone", Run: w.deleteClone, Executor: w.host}}), Rollback: []engine.Step{w.dropCloneStep()}}
+}
+
+// cloneSteps make a clone, for which room is waited for so long, and wait until it is healthy.
+func (w *workflows) cloneSteps(patience time.Duration) []engine.Step {
+	noClone := func(s *fleet.Snapshot) bool { return firstClone(s) == nil }
+	return []engine.Step{
+		{Name: "prepare-clone", Run: w.prepareClone, Timeout: 10 * time.Minute, Deadline: func(*fleet.Snapshot) time.Duration { return patience }},
+		{Name: "start-clone", Run: w.startClone, Executor: w.host, Skip: noClone},
+		{Name: "await-clone", Run: w.awaitClone, Executor: w.host, Skip: noClone, Overdue: fleet.ReasonNotHealthy, Deadline: w.steadyDeadline},
+	}
 }
 
 func (w *workflows) dropCloneStep() engine.Step {
 	return engine.Step{Name: "drop-clone", Run: w.dropClone, Executor: w.host,
 		Skip: func(s *fleet.Snapshot) bool { return firstClone(s) == nil && s.Installation.HeldMemoryMiB == 0 }}
-}
-
-// cloneSteps make a clone that is planned by prepare, and wait until it is healthy.
-func (w *workflows) cloneSteps(prepare engine.Run) []engine.Step {
-	noClone := func(s *fleet.Snapshot) bool { return firstClone(s) == nil }
-	return []engine.Step{
-		{Name: "prepare-clone", Run: prepare, Timeout: 10 * time.Minute,
-			Deadline: func(*fleet.Snapshot) time.Duration { return 24 * time.Hour }}, // it may wait for capacity
-		{Name: "start-clone", Run: w.startClone, Executor: w.host, Skip: noClone},
-		{Name: "await-clone", Run: w.awaitClone, Executor: w.host, Skip: noClone, Overdue: fleet.ReasonNotHealthy, Deadline: w.steadyDeadline},
-	}
 }
 
 func firstClone(s *fleet.Snapshot) *fleet.Instance {
@@ -55,22 +54,9 @@ func (w *workflows) deleteClonesStep() engine.Step {
 		}}
 }
 
-// prepareClone plans a clone of the release to try.
+// prepareClone builds the release's image, asks for memory where the data lies,
+// and plans the clone.
 func (w *workflows) prepareClone(ctx context.Context, s *fleet.Snapshot) (fleet.Outcome, error) {
-	if s.Target == nil {
-		return fleet.Fail(fleet.ReasonUnverifiable, "the revision to try is gone"), nil
-	}
-	inst, pkg := *s.Installation, s.Target.Package
-	s.Target.Config.Settle(&inst)
-	if inst.Own.PackageID != "" {
-		pkg = *s.Package // it sets its own
-	}
-	return w.planClone(ctx, s, inst, pkg)
-}
-
-// planClone builds the package's image, asks for memory where the data lies, and
-// plans the clone of an installation that is as inst says.
-func (w *workflows) planClone(ctx context.Context, s *fleet.Snapshot, inst fleet.Installation, pkg fleet.Package) (fleet.Outcome, error) {
 	place, err := w.place(s)
 	if err != nil {
 		return fleet.Outcome{}, err
@@ -81,6 +67,16 @@ func (w *workflows) planClone(ctx context.Context, s *fleet.Snapshot, inst fleet
 	}
 	if _, ok := place.Provider.(Cloner); !ok {
 		return fleet.Fail(fleet.ReasonUnverifiable, fmt.Sprintf("provider %s can't make clones", s.Cluster.Provider)), nil
+	}
+	inst, pkg := *s.Installation, *s.Package
+	if s.Operation.Kind == fleet.OperationVerify {
+		if s.Target == nil {
+			return fleet.Fail(fleet.ReasonUnverifiable, "the revision to try is gone"), nil
+		}
+		s.Target.Config.Settle(&inst)
+		if inst.Own.PackageID == "" { // else it sets its own
+			pkg = s.Target.Package
+		}
 	}
 	image, err := place.Images.Ensure(ctx, pkg)
 	if err != nil {
@@ -131,7 +127,7 @@ func (w *workflows) awaitClone(ctx context.Context, s *fleet.Snapshot) (fleet.Ou
 	if err != nil || out.Verdict != fleet.VerdictAdvance {
 		return out, err
 	}
-	clone.Power, clone.ProviderRef, clone.Endpoints = fleet.PowerOn, st.ProviderRef, st.Endpoints
+	clone.Power, clone.ProviderRef = fleet.PowerOn, st.ProviderRef
 	return fleet.Advance(fleet.Changes{Instances: []fleet.Instance{clone}}), nil
 }
 
