@@ -11,6 +11,7 @@
 //	journal/volumes/ID.json     likewise of a volume
 //	instances/ID/               console.log, console.old, qemu.log, two sockets
 //	volumes/ID.raw              sparse ext4 file
+//	volumes/ID.overlay          qcow2 over it, while an upgrade has not proven itself
 //
 // All of it is readable by its owner only: the journal has the guests' secrets.
 // QEMU gets every file as an open descriptor and needs no right to any, but for
@@ -40,6 +41,24 @@
 // A volume is one instance's while that is on or pending; the file is locked by
 // its descriptor besides, so that not even a QEMU or an e2fsck that nobody
 // remembers can share it.
+//
+// # Overlays and clones
+//
+// Between BeginOverlay and CommitOverlay or DropOverlay, what is written to a
+// volume goes to a qcow2 file over it. The journal says whether that file counts:
+// begun, committing (the volume alone is nobody's data), committed (it counts no
+// more). A machine changes over to the volume only while its guest is paused, and
+// the guest goes on only when that is in the journal: so a write is never in the
+// volume while the overlay counts. Whoever is killed in between, the next provider
+// looks on which of the two the machine is, and goes on from there (settleOverlay).
+//
+// A clone reads a volume that nobody runs on, under a shared lock of the file, and
+// writes to a qcow2 file of its own, new at each start. It gives way to all who
+// want the volume: they kill it first (dropClonesOf), and the lock keeps them off
+// where that did not work. Its network never meets the instances'.
+//
+// Which layer lies over which is always said on QEMU's command line: a qcow2 file
+// is a guest's work, and names no other file that anybody opens.
 //
 // # What it must not do
 //

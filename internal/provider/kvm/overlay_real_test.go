@@ -136,6 +136,13 @@ func TestOverlay(t *testing.T) {
 		require.NoFileExists(t, n.file(".overlay"))
 	}
 	require.Equal(t, "before", n.value())
+	open, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", n.pid()))
+	require.NoError(t, err)
+	require.NotEmpty(t, open)
+	for _, fd := range open {
+		to, _ := os.Readlink(fd)
+		require.NotContains(t, to, ".overlay", "its room on the disk is free")
+	}
 	n.set("after")
 	require.NoError(t, syscall.Kill(n.pid(), syscall.SIGKILL))
 	n.await(fleet.PowerOff)
@@ -158,6 +165,50 @@ func TestOverlay(t *testing.T) {
 	kind(fleet.KindNotFound, n.p.BeginOverlay(ctx, n.volume))
 	kind(fleet.KindNotFound, n.p.CommitOverlay(ctx, n.volume))
 	require.NoError(t, n.p.DropOverlay(ctx, n.volume))
+}
+
+// A machine sleeps and goes on with its overlay, and without it afterwards; and
+// never with data that its memory does not know.
+func TestOverlayAndSleep(t *testing.T) {
+	t.Parallel()
+	n := newTenant(t)
+	ctx := t.Context()
+	begin := func() { require.NoError(t, n.p.BeginOverlay(ctx, n.volume)) }
+	sleep := func() {
+		t.Helper()
+		st, err := n.p.Suspend(ctx, n.ref(), fleet.SuspendOptions{})
+		require.NoError(t, err)
+		require.Empty(t, st.ColdReason)
+		require.Equal(t, fleet.TierWarm, st.Saved.Tier)
+	}
+	wake := func() fleet.InstanceStatus {
+		t.Helper()
+		st, err := n.p.Wake(ctx, n.spec.ID)
+		require.NoError(t, err)
+		return st
+	}
+	count := func() string { return n.get(t, n.await(fleet.PowerOn), "/count") }
+	n.restart(begin)
+	n.set("a")
+	require.Equal(t, "1", count())
+	sleep()
+	require.Equal(t, fleet.StartResumed, wake().Start)
+	require.Equal(t, "2", count())
+	require.NoError(t, n.p.CommitOverlay(ctx, n.volume))
+	sleep()
+	require.Equal(t, fleet.StartResumed, wake().Start, "to the guest it is the same disk")
+	require.Equal(t, "3", count())
+	require.Equal(t, "a", n.value())
+
+	n.restart(begin)
+	n.set("b")
+	sleep()
+	require.NoError(t, n.p.DropOverlay(ctx, n.volume))
+	begin()
+	st := wake()
+	require.Equal(t, fleet.StartBooted, st.Start)
+	require.NotEmpty(t, st.ColdReason)
+	require.Equal(t, "a", n.value())
 }
 
 // pid is that of the machine, as the journal tells.

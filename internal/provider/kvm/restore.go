@@ -50,6 +50,7 @@ func (i *instance) restore(ctx context.Context) (cold string, err error) {
 		<-filled
 		return "", errors.Join(err, r.undo())
 	}
+	i.rec.Endpoints = r.endpoints
 	v := newVM(i, proc, toRestore)
 	i.vm = v
 	// From here on it is no longer the caller's: a guest half woken helps nobody.
@@ -139,7 +140,7 @@ func (i *instance) awake(v *vm, r *prepared, proc *watched) error {
 	answered := make(chan error, 1)
 	go func() { answered <- v.wakeGuest() }()
 	before := i.rec
-	i.rec.Want, i.rec.Endpoints = fleet.PowerOn, r.endpoints
+	i.rec.Want = fleet.PowerOn
 	i.wakesUp(r, fleet.StartResumed)
 	i.rec.Boots++ // each run is another one to those who keep connections
 	i.name(proc)

@@ -210,7 +210,7 @@ func TestSleepIsFencedAndEnded(t *testing.T) {
 func TestColdSleep(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	for behaviour, why := range map[string]string{"serve": "", "old": "init in its image is too old", "boot": "booting"} {
+	for behaviour, why := range map[string]string{"serve": "", "old": "init in its image is too old", "boot": "the "} {
 		spec := s.spec(behaviour)
 		s.ensure(spec)
 		o := fleet.SuspendOptions{}
