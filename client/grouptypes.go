@@ -36,6 +36,8 @@ type GroupConfig struct {
 	MemoryMiB int               `json:"memory_mib,omitempty"`
 	VCPUs     int               `json:"vcpus,omitempty"`
 	Env       map[string]string `json:"env,omitempty"`
+	Idle      *IdlePolicy       `json:"idle,omitempty"`
+	Wake      *WakeRules        `json:"wake,omitempty"`
 	// Unverifiable says what a rollout does with a sleeping member whose new
 	// release can't be tried on a clone: keep (it keeps its release) or move.
 	Unverifiable string `json:"unverifiable"`
@@ -64,6 +66,8 @@ type CreateGroup struct {
 	MemoryMiB int               `json:"memory_mib,omitempty"`
 	VCPUs     int               `json:"vcpus,omitempty"`
 	Env       map[string]string `json:"env,omitempty"`
+	Idle      *IdlePolicy       `json:"idle,omitempty"`
+	Wake      *WakeRules        `json:"wake,omitempty"`
 	// Unverifiable is keep (the default) or move.
 	Unverifiable string `json:"unverifiable,omitempty"`
 }
@@ -78,6 +82,8 @@ type UpdateGroup struct {
 	MemoryMiB    *int               `json:"memory_mib,omitempty"`
 	VCPUs        *int               `json:"vcpus,omitempty"`
 	Env          map[string]*string `json:"env,omitempty"`
+	Idle         *UpdateIdlePolicy  `json:"idle,omitempty"`
+	Wake         *UpdateWakeRules   `json:"wake,omitempty"`
 	Unverifiable *string            `json:"unverifiable,omitempty"`
 }
 
@@ -88,6 +94,8 @@ type Own struct {
 	MemoryMiB int               `json:"memory_mib,omitempty"`
 	VCPUs     int               `json:"vcpus,omitempty"`
 	Env       map[string]string `json:"env,omitempty"`
+	Idle      *IdlePolicy       `json:"idle,omitempty"`
+	Wake      *WakeRules        `json:"wake,omitempty"`
 }
 
 // GroupName names the group to join in a patch of an installation. The empty

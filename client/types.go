@@ -26,6 +26,21 @@ type Installation struct {
 	// SecretNames are the names of the secrets; their values are never returned.
 	SecretNames []string          `json:"secret_names,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
+	// DNSNames are the names besides URL's under which it is reached.
+	DNSNames []string `json:"dns_names,omitempty"`
+	// Idle says when it is put to sleep without anybody asking, and Wake who does not
+	// wake it, as comes of its group's and its own; absent where nothing is said.
+	Idle *IdlePolicy `json:"idle,omitempty"`
+	Wake *WakeRules  `json:"wake,omitempty"`
+	// NextSchedule is what its schedules do next.
+	NextSchedule *NextSchedule `json:"next_schedule,omitempty"`
+	// LastActiveAt is when somebody last came; absent where nobody has. AwakeSince is
+	// when it last came into service, AsleepSince when it went to sleep.
+	LastActiveAt time.Time `json:"last_active_at,omitzero"`
+	AwakeSince   time.Time `json:"awake_since,omitzero"`
+	AsleepSince  time.Time `json:"asleep_since,omitzero"`
+	// Wakes is how often it was woken.
+	Wakes int64 `json:"wakes,omitempty"`
 	// Group is the name of its group, GroupRevision the revision that it pins, and
 	// Own what it sets itself; all absent where it is in none.
 	Group         string `json:"group,omitempty"`
@@ -48,19 +63,26 @@ type Endpoint struct {
 	Port     int    `json:"port"`
 	Protocol string `json:"protocol"`
 	Name     string `json:"name,omitempty"`
+	// URL is where the tenant's users reach it, if it is the first HTTP port, and
+	// GatewayAddress the host:port at the gateway where its protocol is tcp. Both are
+	// there from the first day on.
+	URL            string `json:"url,omitempty"`
+	GatewayAddress string `json:"gateway_address,omitempty"`
 	// Address is host:port as seen from the host on which the instance lies.
 	Address string `json:"address"`
 }
 
 // Instance is one virtual machine.
 type Instance struct {
-	ID        string    `json:"id"`
-	Host      string    `json:"host,omitempty"`
-	Power     string    `json:"power"`
-	Image     string    `json:"image,omitempty"`
-	MemoryMiB int       `json:"memory_mib"`
-	Restarts  int       `json:"restarts"`
-	Exit      *Exit     `json:"exit,omitempty"`
+	ID        string `json:"id"`
+	Host      string `json:"host,omitempty"`
+	Power     string `json:"power"`
+	Image     string `json:"image,omitempty"`
+	MemoryMiB int    `json:"memory_mib"`
+	Restarts  int    `json:"restarts"`
+	Exit      *Exit  `json:"exit,omitempty"`
+	// Saved is what is kept of its memory while it sleeps, where that is known.
+	Saved     *Saved    `json:"saved,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -93,6 +115,10 @@ type CreateInstallation struct {
 	Env       map[string]string `json:"env,omitempty"`
 	Secrets   map[string]string `json:"secrets,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
+	// DNSNames are names besides its own under which it is reached, in lower case.
+	DNSNames []string    `json:"dns_names,omitempty"`
+	Idle     *IdlePolicy `json:"idle,omitempty"`
+	Wake     *WakeRules  `json:"wake,omitempty"`
 	// WhenFull is wait (the default) or refuse.
 	WhenFull string `json:"when_full,omitempty"`
 }
@@ -107,6 +133,10 @@ type UpdateInstallation struct {
 	Env       map[string]*string `json:"env,omitempty"`
 	Secrets   map[string]*string `json:"secrets,omitempty"`
 	Labels    map[string]*string `json:"labels,omitempty"`
+	// DNSNames replaces them all.
+	DNSNames *[]string         `json:"dns_names,omitempty"`
+	Idle     *UpdateIdlePolicy `json:"idle,omitempty"`
+	Wake     *UpdateWakeRules  `json:"wake,omitempty"`
 	// Group is the group to join, by name; the empty name leaves the group it is
 	// in. Or GroupMatch are labels, and the emptiest of the groups that have them
 	// all is joined.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -57,6 +58,7 @@ func newRun(server string) run {
 		},
 		now:        func() time.Time { return noon },
 		width:      func() int { return 80 },
+		openURL:    func(context.Context, string) error { return errors.New("there is no browser") },
 		readHidden: func() ([]byte, error) { return nil, io.EOF },
 		lookEvery:  time.Millisecond,
 		client:     client.Options{Backoff: time.Millisecond, BackoffMax: 5 * time.Millisecond},

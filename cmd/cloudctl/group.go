@@ -182,6 +182,7 @@ func configLines(c client.GroupConfig) []string {
 		lines = append(lines, cpus+" CPU")
 	}
 	lines = append(lines, keyValues(c.Env)...)
+	lines = append(append(lines, idleLines(c.Idle)...), wakeLines(c.Wake)...)
 	if c.Unverifiable == "move" {
 		lines = append(lines, "sleepers that can't be verified are moved all the same")
 	}

@@ -16,6 +16,7 @@ type groupSettings struct {
 	memory            sizeFlag
 	cpus              int
 	env, labels       []string
+	sleep             sleepFlags
 }
 
 func (s *groupSettings) flags(cmd *cobra.Command) {
@@ -26,6 +27,7 @@ func (s *groupSettings) flags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&s.labels, "label", nil, "label of the group, as `KEY=VALUE`; may be repeated")
 	cmd.Flags().StringVar(&s.unverifiable, "unverifiable", "", "what rollouts do with sleepers that can't be verified: `keep|move` (keep)")
 	completeWith(cmd, "unverifiable", "keep", "move")
+	s.sleep.flags(cmd)
 }
 
 func (s *groupSettings) check() error {
@@ -43,7 +45,9 @@ func (a *app) groupCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create a group with its first revision", Args: one("NAME"),
 		Long: `Create a group. What it says holds for all its members, but for what a member
-sets itself. Labels let installations find the emptiest group that matches.`,
+sets itself. Labels let installations find the emptiest group that matches.
+
+` + sleepHelp,
 		Example: `  cloudctl group create web --package workspace --env MODE=fast --label tier=free
   cloudctl installation create acme --owner alice --group web --wait`,
 		RunE: a.run(func(ctx context.Context, args []string) error {
@@ -52,6 +56,9 @@ sets itself. Labels let installations find the emptiest group that matches.`,
 			}
 			in := client.CreateGroup{Name: args[0], Package: s.pkg, MemoryMiB: s.memory.mib, VCPUs: s.cpus, Unverifiable: s.unverifiable}
 			var err error
+			if _, in.Idle, in.Wake, err = s.sleep.whole(); err != nil {
+				return err
+			}
 			if in.Env, err = pairs("env", s.env); err != nil {
 				return err
 			}
@@ -82,7 +89,9 @@ func (a *app) groupUpdate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "update NAME", Short: "Change a group's labels, or make a new revision of its configuration", Args: one("NAME"),
 		Long: `Change a group. What is not named stays as it is. A change of the configuration
-makes a new revision, which no member has until a rollout brings it there.`,
+makes a new revision, which no member has until a rollout brings it there.
+
+` + sleepHelp,
 		Example: `  cloudctl group update web --package workspace@1.1
   cloudctl rollout create web --wait`,
 		ValidArgsFunction: a.complete(groupNames),
@@ -134,6 +143,10 @@ func (s *groupSettings) patch(unsetEnv, unsetLabels, leave []string) (client.Upd
 		}
 		*field = new(int)
 	}
+	var err error
+	if _, in.Idle, in.Wake, err = s.sleep.patch(); err != nil {
+		return in, err
+	}
 	env, err := pairs("env", s.env)
 	if err != nil {
 		return in, err
@@ -148,9 +161,9 @@ func (s *groupSettings) patch(unsetEnv, unsetLabels, leave []string) (client.Upd
 	if in.Labels, err = changes("label", labels, unsetLabels); err != nil {
 		return in, err
 	}
-	if in.Package == nil && in.MemoryMiB == nil && in.VCPUs == nil && in.Unverifiable == nil && in.Env == nil && in.Labels == nil {
+	if in.Package == nil && in.MemoryMiB == nil && in.VCPUs == nil && in.Unverifiable == nil && in.Env == nil && in.Labels == nil && in.Idle == nil && in.Wake == nil {
 		return in, &usageError{err: fmt.Errorf("there is nothing to change"),
-			advice: "give at least one of --package, --memory, --cpus, --env, --label, --unverifiable, --leave-to-members or --unset-…"}
+			advice: "give at least one of --package, --memory, --cpus, --env, --label, --unverifiable, --idle-after or another of the policy, --leave-to-members or --unset-…"}
 	}
 	return in, nil
 }

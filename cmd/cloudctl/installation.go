@@ -17,11 +17,11 @@ func (a *app) installationCommand() *cobra.Command {
 	cmd.AddCommand(a.installationCreate(), a.installationList(), a.installationGet(), a.installationUpdate(),
 		a.installationRequest("restart", "Stop the program cleanly and start it again", (*client.Installations).Restart),
 		a.installationRequest("retry", "Try again what failed", (*client.Installations).Retry),
-		a.installationRequest("hibernate", "Put it to sleep: no virtual machine, its data kept", (*client.Installations).Hibernate),
+		a.installationHibernate(),
 		a.installationRequest("wake", "Bring it back from sleep", (*client.Installations).Wake),
 		a.installationDelete(), a.explain("NAME", "an installation", a.complete(installationNames), func(ctx context.Context, c *client.Client, name string) (client.Explanation, error) {
 			return c.Installations.Explain(ctx, name)
-		}), a.installationLogs())
+		}), a.installationLogs(), a.installationOpen(), a.installationTraffic())
 	return cmd
 }
 

@@ -23,6 +23,7 @@ type settings struct {
 	memory, disk         sizeFlag
 	cpus                 int
 	env, secrets, labels []string
+	sleep                sleepFlags
 }
 
 func (s *settings) flags(cmd *cobra.Command, memory, disk, cpus string) {
@@ -33,6 +34,8 @@ func (s *settings) flags(cmd *cobra.Command, memory, disk, cpus string) {
 	cmd.Flags().StringArrayVar(&s.env, "env", nil, "environment variable, as `KEY=VALUE`; may be repeated")
 	cmd.Flags().StringArrayVar(&s.secrets, "secret", nil, "secret environment variable, as `KEY=VALUE`, KEY=@FILE or KEY=-; may be repeated")
 	cmd.Flags().StringArrayVar(&s.labels, "label", nil, "label, as `KEY=VALUE`; may be repeated")
+	s.sleep.flags(cmd)
+	s.sleep.dnsFlag(cmd)
 }
 
 // maps reads the flags that hold pairs. Nothing is read from standard input
@@ -66,10 +69,12 @@ func (a *app) installationCreate() *cobra.Command {
 		Long: `Create an installation. NAME is a DNS label: the tenant's users reach it at
 http://NAME.localhost:8065 or wherever the server's gateway is.
 
-` + valuesHelp,
+` + valuesHelp + "\n\n" + sleepHelp,
 		Example: `  cloudctl installation create acme --owner alice --package workspace --wait
   cloudctl installation create shop --owner bob --package shop@2.1 --cluster local \
       --memory 256MiB --disk 2GiB --env LOG=debug --secret DB_PASSWORD=@password.txt
+  cloudctl installation create shop --owner bob --package shop --dns-name shop.example \
+      --idle-after 15m --schedule '0 22 * * *;Europe/Berlin;hibernate' --no-wake-path /healthz
   cloudctl installation create shop --owner bob --group shops
   cloudctl installation create shop --owner bob --package shop --if-full refuse || [ $? -eq 7 ]`,
 		RunE: a.run(func(ctx context.Context, args []string) error {
@@ -79,6 +84,9 @@ http://NAME.localhost:8065 or wherever the server's gateway is.
 			in := client.CreateInstallation{Name: args[0], Owner: owner, Package: s.pkg, Cluster: cluster,
 				MemoryMiB: s.memory.mib, DiskMiB: s.disk.mib, VCPUs: s.cpus, WhenFull: ifFull}
 			var err error
+			if in.DNSNames, in.Idle, in.Wake, err = s.sleep.whole(); err != nil {
+				return err
+			}
 			if in.Group, in.GroupMatch, err = g.join(); err != nil {
 				return err
 			}
@@ -121,12 +129,14 @@ func (a *app) installationUpdate() *cobra.Command {
 		Use: "update NAME", Short: "Change the package, the size or the configuration of an installation", Args: one("NAME"),
 		Long: `Change an installation. What is not named stays as it is. The new instance
 serves once it is healthy; if it does not become so, the old one comes back and
-the update has failed.
+the update has failed. Labels, DNS names, idle policy and wake rules change
+without a restart.
 
-` + valuesHelp,
+` + valuesHelp + "\n\n" + sleepHelp,
 		Example: `  cloudctl installation update acme --package workspace@1.1 --wait
   cloudctl installation update acme --memory 256MiB --env LOG=info --unset-env DEBUG
   cloudctl installation update acme --from-group package    # what its group says, again
+  cloudctl installation update acme --idle-after 30m --schedule ''    # and no schedule any more
   cloudctl installation update acme --leave-group --keep-configuration`,
 		ValidArgsFunction: a.complete(installationNames),
 	}
@@ -145,15 +155,19 @@ the update has failed.
 		if in.Labels, err = changes("label", labels, unsetLabels); err != nil {
 			return err
 		}
+		if in.DNSNames, in.Idle, in.Wake, err = s.sleep.patch(); err != nil {
+			return err
+		}
 		if err := g.patch(&in); err != nil {
 			return err
 		}
 		in.Package = given(s.pkg)
 		in.MemoryMiB, in.DiskMiB, in.VCPUs = given(s.memory.mib), given(s.disk.mib), given(s.cpus)
 		if in.Package == nil && in.MemoryMiB == nil && in.DiskMiB == nil && in.VCPUs == nil &&
-			in.Env == nil && in.Secrets == nil && in.Labels == nil && in.Group == nil && in.GroupMatch == nil && in.FromGroup == nil {
+			in.Env == nil && in.Secrets == nil && in.Labels == nil && in.Group == nil && in.GroupMatch == nil && in.FromGroup == nil &&
+			in.DNSNames == nil && in.Idle == nil && in.Wake == nil {
 			return &usageError{err: fmt.Errorf("there is nothing to change"),
-				advice: "give at least one of --package, --memory, --disk, --cpus, --env, --secret, --label, --unset-…, --group or --from-group; to start it anew: cloudctl installation restart"}
+				advice: "give at least one of --package, --memory, --disk, --cpus, --env, --secret, --label, --unset-…, --dns-name, --idle-after or another of its policy, --group or --from-group; to start it anew: cloudctl installation restart"}
 		}
 		c, err := a.connect()
 		if err != nil {

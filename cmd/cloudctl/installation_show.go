@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"dormouse/client"
 )
@@ -29,7 +30,11 @@ func (a *app) installationSheet(in client.Installation) string {
 	s.add("ID", in.ID)
 	s.add("Owner", in.Owner)
 	s.add("State", in.State+inBrackets(in.StateReason, in.StateDetail))
+	if !in.AsleepSince.IsZero() {
+		s.add("Asleep", asleepLine(a, in))
+	}
 	s.add("URL", in.URL)
+	s.list("DNS names", in.DNSNames)
 	pkg := in.Package
 	if in.RunningPackage != "" && in.RunningPackage != in.Package {
 		pkg += ", running " + in.RunningPackage
@@ -43,12 +48,18 @@ func (a *app) installationSheet(in client.Installation) string {
 	s.add("Size", fmt.Sprintf("%s memory, %s disk, %d CPU", showMiB(int64(in.MemoryMiB)), showMiB(int64(in.DiskMiB)), in.VCPUs))
 	var endpoints []string
 	for _, e := range in.Endpoints {
-		endpoints = append(endpoints, strings.TrimSpace(fmt.Sprintf("%d/%s at %s %s", e.Port, e.Protocol, e.Address, e.Name)))
+		endpoints = append(endpoints, endpointLine(e))
 	}
 	s.list("Endpoints", endpoints)
 	s.list("Environment", keyValues(in.Env))
 	s.add("Secrets", strings.Join(in.SecretNames, ", "))
 	s.list("Labels", keyValues(in.Labels))
+	s.list("Sleep", idleLines(in.Idle))
+	s.list("Waking", wakeLines(in.Wake))
+	if n := in.NextSchedule; n != nil {
+		s.add("Next", fmt.Sprintf("%s at %s", n.Do, n.At.Format(time.RFC3339)))
+	}
+	s.add("Last visit", a.ago(in.LastActiveAt))
 	if i := in.Instance; i != nil {
 		text := i.ID + " " + i.Power
 		if i.Host != "" {
@@ -69,6 +80,32 @@ func (a *app) installationSheet(in client.Installation) string {
 	return s.String()
 }
 
+// endpointLine is where one port is reached: at the gateway, and behind it.
+func endpointLine(e client.Endpoint) string {
+	text := fmt.Sprintf("%d/%s at ", e.Port, e.Protocol)
+	switch outside := e.URL + e.GatewayAddress; {
+	case outside == "":
+		text += e.Address
+	case e.Address == "":
+		text += outside
+	default:
+		text += outside + " (" + e.Address + ")"
+	}
+	return strings.TrimSpace(text + " " + e.Name)
+}
+
+// asleepLine is for how long it has slept, and what is kept of it.
+func asleepLine(a *app, in client.Installation) string {
+	text := "for " + a.age(in.AsleepSince)
+	if i := in.Instance; i != nil && i.Saved != nil {
+		text += ", " + i.Saved.Tier
+		if i.Saved.Bytes > 0 {
+			text += " (" + showBytes(i.Saved.Bytes) + ")"
+		}
+	}
+	return text
+}
+
 // ownLines is what an installation sets itself, and its group does not.
 func ownLines(own *client.Own) []string {
 	if own == nil {
@@ -84,7 +121,8 @@ func ownLines(own *client.Own) []string {
 	if own.VCPUs != 0 {
 		lines = append(lines, fmt.Sprintf("%d CPU", own.VCPUs))
 	}
-	return append(lines, keyValues(own.Env)...)
+	lines = append(lines, keyValues(own.Env)...)
+	return append(append(lines, idleLines(own.Idle)...), wakeLines(own.Wake)...)
 }
 
 func (a *app) exitLine(e client.Exit) string {

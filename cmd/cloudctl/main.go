@@ -33,6 +33,7 @@ func main() {
 		getenv:    os.Getenv,
 		now:       time.Now,
 		width:     terminalWidth,
+		openURL:   openURL,
 		readHidden: func() ([]byte, error) {
 			return term.ReadPassword(int(os.Stdin.Fd()))
 		},
@@ -56,10 +57,12 @@ type app struct {
 	width func() int
 	// readHidden reads a line from the terminal without showing it.
 	readHidden func() ([]byte, error)
+	// openURL shows a URL to the person in front of it.
+	openURL func(ctx context.Context, url string) error
 	// client is changed by tests; the zero value is the client's own standard.
 	client client.Options
 
-	// lookEvery is how often a rollout is looked at; the client's own standard if 0.
+	// lookEvery is how often a rollout, or what top shows, is looked at; the standard if 0.
 	lookEvery time.Duration
 
 	server  string

@@ -46,7 +46,7 @@ Results go to standard output; progress, notes and errors to standard error.
 	root.PersistentFlags().VarP(&a.output, "output", "o", "how results are written: `table|json|yaml`")
 	completeWith(root, "output", "table", "json", "yaml")
 	root.AddCommand(a.clusterCommand(), a.packageCommand(), a.installationCommand(), a.groupCommand(), a.rolloutCommand(),
-		a.hostCommand(), a.operationCommand(), a.imageCommand(), a.instanceCommand(), a.kernelCommand(),
+		a.hostCommand(), a.operationCommand(), a.imageCommand(), a.instanceCommand(), a.kernelCommand(), a.topCommand(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version of cloudctl", Args: cobra.NoArgs,
 			RunE: a.run(func(context.Context, []string) error {

@@ -14,6 +14,8 @@ Settings of the cluster, each given as --set KEY=VALUE to "cloudctl cluster crea
        p50=20ms,p99=200ms (log-normal)
   clones
        true or false: whether sleepers can be cloned, and so verified
+  sleep
+       true or false: whether a hibernation keeps the memory; else it is a stop
   seed
        what every draw depends on: the same seed, the same faults
   throttle_retry_after, background_time

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,13 @@ type config struct {
 	listen         string
 	gatewayListen  []string
 	gatewayDomain  string
+	trustedProxies []string
+	tls            tlsConfig
+	packAfter      time.Duration
+	warmMiB        int64
+	savedMiB       int64
+	memoryKeyFile  string
+	gatewayPorts   portRange
 	roles          []string
 	accel          string
 	qemu           string
@@ -62,7 +70,15 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	c.bindKey(flags)
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
 	flags.StringSliceVar(&c.gatewayListen, "gateway-listen", []string{"127.0.0.1:8065", "[::1]:8065"}, "addresses of the gateway, separated by commas; the first one is named in URLs")
+	c.tls.bind(flags)
+	flags.DurationVar(&c.packAfter, "pack-after", 10*time.Minute, "how long an installation must have slept for its saved memory to be compressed; 0 is never")
+	flags.Int64Var(&c.warmMiB, "warm-mib", 0, "disk in MiB that saved memory may take which is not compressed; beyond it the longest asleep are compressed (0: no bound)")
+	flags.Int64Var(&c.savedMiB, "saved-mib", 0, "disk in MiB that saved memory may take in all; beyond it the longest asleep keep their disks only, and wake by a boot (0: no bound)")
+	flags.StringVar(&c.memoryKeyFile, "memory-key-file", "", "a file with the key by which saved memory is encrypted, one key for each installation made from it; made where there is none, best on another disk. Without it, saved memory is in clear, for its machine's user to read")
+	flags.StringSliceVar(&c.trustedProxies, "trusted-proxies", nil, "CIDRs of load balancers in front of the gateway, which tell by the PROXY protocol who the client is")
 	flags.StringVar(&c.gatewayDomain, "gateway-domain", "localhost", "domain under which installations are reached by name")
+	c.gatewayPorts = portRange{30000, 31999}
+	flags.Var(&c.gatewayPorts, "gateway-ports", "TCP ports of the gateway for ports of installations that do not speak HTTP, as FIRST-LAST, or none; the same for all provisioners on one database")
 	flags.StringSliceVar(&c.roles, "roles", []string{roleAPI, roleSupervisor, roleGateway, roleHost}, "what this process does")
 	flags.StringVar(&c.initPath, "init", "", "the init of linux guests (default: `init` beside this program)")
 	flags.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
@@ -170,7 +186,23 @@ func (c *config) checkGateway() error {
 			return fleet.Errorf(fleet.KindInvalid, "--gateway-listen %q: give HOST:PORT, such as 127.0.0.1:8065 or [::1]:8065: %w", address, err)
 		}
 	}
-	return nil
+	if _, err := c.proxies(); err != nil {
+		return err
+	}
+	return c.tls.check()
+}
+
+// proxies are the networks of --trusted-proxies.
+func (c *config) proxies() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range c.trustedProxies {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fleet.Errorf(fleet.KindInvalid, "--trusted-proxies %q: give networks such as 10.0.0.0/24 or 2001:db8::/64: %w", text, err)
+		}
+		out = append(out, prefix.Masked())
+	}
+	return out, nil
 }
 
 // portHosts are the addresses at which the gateway's own TCP ports are reached.
@@ -191,7 +223,7 @@ func (c *config) checkDataDir() error {
 		return fmt.Errorf("finding the data directory: %w", err)
 	}
 	c.dataDir = abs
-	for _, path := range []*string{&c.efiStub, &c.kernelPackages, &c.kernelImage, &c.trustedKeys} {
+	for _, path := range []*string{&c.efiStub, &c.kernelPackages, &c.kernelImage, &c.trustedKeys, &c.tls.roots, &c.memoryKeyFile} {
 		if *path == "" {
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"path/filepath"
 
 	"github.com/sirupsen/logrus"
@@ -41,6 +42,8 @@ type places struct {
 	releases *releases.Store
 	kvm      *kvm.Provider
 	network  hostnet.Network
+	// clones is the network of clones; nil where there is none of their own.
+	clones hostnet.Network
 	// sim is this process's own simulator, or stands in for one that is shared;
 	// nil where there is neither.
 	sim    simulator
@@ -117,18 +120,24 @@ func openPlaces(ctx context.Context, c config, d *dataDir, log logrus.FieldLogge
 	if !c.has(roleHost) {
 		return p, nil
 	}
-	if p.network, err = openNetwork(ctx, c, d, log); err != nil {
+	if err = p.openNetworks(ctx, c, d, log); err != nil {
+		return p, err
+	}
+	seal, err := openMemoryKey(c.memoryKeyFile)
+	if err != nil {
 		return p, err
 	}
 	p.kvm, err = kvm.New(ctx, kvm.Options{
-		DataDir: d.join("host"), HostID: d.host, Images: p.images, Network: p.network, Log: log, OnChange: changed, OnConsole: spoke,
+		DataDir: d.join("host"), HostID: d.host, Images: p.images, Network: p.network, CloneNetwork: p.clones, Log: log, OnChange: changed, OnConsole: spoke,
 		Accel: c.accel, QEMU: c.qemu, Resume: true, OnWake: wakeLogger(log),
+		PackAfter: c.packAfter, WarmBytes: c.warmMiB << 20, SavedBytes: c.savedMiB << 20, Seal: seal,
 	})
 	return p, err
 }
 
-// openNetwork chooses between a bridge and forwarded loopback ports, by trying.
-func openNetwork(ctx context.Context, c config, d *dataDir, log logrus.FieldLogger) (hostnet.Network, error) {
+// openNetworks chooses between a bridge and forwarded loopback ports, by trying.
+// On a bridge, clones have one of their own, in another namespace.
+func (p *places) openNetworks(ctx context.Context, c config, d *dataDir, log logrus.FieldLogger) (err error) {
 	mode, detail := c.network, "as asked"
 	if mode == "auto" {
 		mode, detail = hostnet.Detect(ctx)
@@ -136,11 +145,29 @@ func openNetwork(ctx context.Context, c config, d *dataDir, log logrus.FieldLogg
 	log.WithFields(logrus.Fields{"network": mode, "detail": detail}).Info("the guests' network")
 	switch mode {
 	case hostnet.ModeBridge:
-		return hostnet.NewBridge(hostnet.Options{Name: hostnet.NameFor(d.path), Pool: c.addressPool, Log: log})
+		name := hostnet.NameFor(d.path)
+		if p.network, err = hostnet.NewBridge(hostnet.Options{Name: name, Pool: c.addressPool, Log: log}); err != nil {
+			return err
+		}
+		p.clones, err = hostnet.NewBridge(hostnet.Options{Name: name + "-clones", Pool: clonePool(c.addressPool), Log: log})
+		return err
 	case hostnet.ModeUser:
-		return hostnet.NewUser(hostnet.Options{StateDir: d.path, Log: log})
+		p.network, err = hostnet.NewUser(hostnet.Options{StateDir: d.path, Log: log})
+		return err
 	}
-	return nil, fleet.Errorf(fleet.KindInvalid, "--network %q is neither auto, bridge nor user", c.network)
+	return fleet.Errorf(fleet.KindInvalid, "--network %q is neither auto, bridge nor user", c.network)
+}
+
+// clonePool is a pool that has no address in common with the instances'. Nothing
+// outside of the clones' namespace ever sees it.
+func clonePool(pool string) string {
+	own, err := netip.ParsePrefix(pool)
+	for _, candidate := range []string{"10.78.0.0/20", "10.79.0.0/20"} {
+		if err == nil && !own.Overlaps(netip.MustParsePrefix(candidate)) {
+			return candidate
+		}
+	}
+	return "192.168.240.0/20" // a pool that has both lies in 10.0.0.0/8
 }
 
 // configure tells the simulator of the clusters that it is to serve.
@@ -174,11 +201,14 @@ func (p *places) close(ctx context.Context, stop bool) error {
 			errs = append(errs, p.kvm.Close())
 		}
 	}
-	if p.network != nil {
-		if stop {
-			errs = append(errs, p.network.Remove(ctx))
+	for _, network := range []hostnet.Network{p.network, p.clones} {
+		if network == nil {
+			continue
 		}
-		errs = append(errs, p.network.Close())
+		if stop {
+			errs = append(errs, network.Remove(ctx))
+		}
+		errs = append(errs, network.Close())
 	}
 	if p.sim != nil {
 		errs = append(errs, p.sim.Close())

@@ -24,6 +24,7 @@ import (
 	"dormouse/internal/sealed"
 	"dormouse/internal/store"
 	"dormouse/internal/supervisor/engine"
+	"dormouse/internal/supervisor/idle"
 	"dormouse/internal/supervisor/installation"
 )
 
@@ -192,7 +193,7 @@ func (s *server) listen(ctx context.Context) error {
 		}
 		handler, err := api.New(api.Options{
 			Store: acceptingStore{s.stores.api, s.accepted}, Packages: s.places.builder, Images: s.places.imageStore(), ImageContents: s.places.imageStore(), Kernels: s.places.releases, Tracer: s.places, Consoles: s.places, Watch: s.hub, Seal: s.box, Planner: planner{},
-			GatewayURL: s.gatewayURL, Log: s.log, Metrics: s.metrics, HashKey: hashKey,
+			Schedules: idle.Schedules{}, GatewayURL: s.gatewayURL, Log: s.log, Metrics: s.metrics, HashKey: hashKey,
 		})
 		if err != nil {
 			return err

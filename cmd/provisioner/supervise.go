@@ -5,6 +5,8 @@ import (
 	"maps"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"dormouse/internal/fleet"
 	"dormouse/internal/supervisor/cluster"
 	"dormouse/internal/supervisor/engine"
@@ -127,9 +129,9 @@ func (s *server) startSupervision(ctx context.Context) error {
 	if !s.c.has(roleSupervisor) {
 		return nil
 	}
-	s.background.Go(func() { s.lead(ctx, "prune", s.prune) })
-	sleepers := idle.New(idle.Options{Store: acceptingStore{s.stores.singletons, s.accepted}, Clock: wallClock{}, Log: s.log})
-	s.background.Go(func() { s.lead(ctx, "idle", sleepers.Run) })
+	if err := s.startHousekeeping(ctx); err != nil {
+		return err
+	}
 	s.collectImages(ctx)
 	places := s.places.installation()
 	if len(places) == 0 {
@@ -179,6 +181,29 @@ func (s *server) lead(ctx context.Context, name string, f func(context.Context) 
 		case <-time.After(5 * time.Second):
 		}
 	}
+}
+
+// startHousekeeping begins what one process does for all, under one lead: the removal of
+// what is old, what idle policies ask for, and the watch over pools.
+func (s *server) startHousekeeping(ctx context.Context) error {
+	if err := s.offerPorts(ctx); err != nil {
+		return err
+	}
+	low, err := s.lowPools()
+	if err != nil {
+		return err
+	}
+	sleepers := idle.New(idle.Options{Store: acceptingStore{s.stores.singletons, s.accepted}, Clock: wallClock{}, Log: s.log})
+	s.background.Go(func() {
+		s.lead(ctx, "prune", func(ctx context.Context) error {
+			all, ctx := errgroup.WithContext(ctx)
+			all.Go(func() error { return s.prune(ctx) })
+			all.Go(func() error { return sleepers.Run(ctx) })
+			all.Go(func() error { return s.watchPools(ctx, low) })
+			return all.Wait()
+		})
+	})
+	return nil
 }
 
 func (s *server) prune(ctx context.Context) error {

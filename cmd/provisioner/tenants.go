@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/gateway"
+	"dormouse/internal/gateway/wire"
 )
 
 // openGateway opens the gateway, on what its own copy of the routes says for as
@@ -23,14 +23,18 @@ func (s *server) openGateway(ctx context.Context) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the gateway's directory: %w", err)
 	}
+	proxies, err := s.c.proxies()
+	if err != nil {
+		return err
+	}
 	metrics := newGatewayMetrics(s.metrics)
 	gw := gateway.New(gateway.Options{
 		Routes: s.visits, Local: s.visits, Waker: s.visits, Report: s.visits, Dial: s.places.dial, Domain: s.c.gatewayDomain, Dir: dir,
-		PortHosts: s.c.portHosts(), Log: s.log, Metrics: metrics,
+		PortHosts: s.c.portHosts(), Engine: wire.Options{ProxyFrom: proxies}, Log: s.log, Metrics: metrics,
 	})
 	metrics.register(s.metrics, gw.Load)
 	s.visits.gateway.Store(gw)
-	var listeners []net.Listener
+	var listeners []gateway.Listener
 	for _, address := range s.c.gatewayListen {
 		l, err := s.open("gateway", address)
 		if len(listeners) > 0 && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)) {
@@ -43,7 +47,13 @@ func (s *server) openGateway(ctx context.Context) error {
 			}
 			return err
 		}
-		listeners = append(listeners, l)
+		listeners = append(listeners, gateway.Listener{Listener: l})
+	}
+	if err := s.openTLS(ctx, &listeners); err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return err
 	}
 	s.background.Go(func() {
 		if err := gw.Serve(ctx, listeners...); err != nil {

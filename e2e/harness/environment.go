@@ -35,6 +35,12 @@ type Options struct {
 	// Filesystem, where not 0, puts the data directory on a file system of its
 	// own of that many bytes. It needs root.
 	Filesystem int64
+	// Mount, where not nil, mounts something on the data directory before anything
+	// is in it, and returns what unmounts it.
+	Mount func(dir string) (unmount func() error, err error)
+	// Database, where not empty, is the URL of a database that the test brings, for
+	// a provisioner without --dev. Such a one leaves its machines running.
+	Database string
 	// Args are further arguments of `provisioner server`.
 	Args []string
 	// Environ are further variables of its environment, NAME=VALUE.
@@ -54,6 +60,7 @@ type Environment struct {
 
 	tools   *tools
 	options Options
+	unmount func() error
 	guard   *guard
 	http    *http.Client
 	kernel  string
@@ -93,6 +100,11 @@ func open(t *tools, o Options) (_ *Environment, err error) {
 		data := fmt.Sprintf("size=%d,mode=0755", o.Filesystem)
 		if err := syscall.Mount("dormouse-e2e", e.DataDir, "tmpfs", 0, data); err != nil {
 			return nil, fmt.Errorf("mounting a file system of %d bytes: %w: run the test as root", o.Filesystem, err)
+		}
+	}
+	if o.Mount != nil {
+		if e.unmount, err = o.Mount(e.DataDir); err != nil {
+			return nil, err
 		}
 	}
 	if c := o.Credential; c != nil {
@@ -186,6 +198,15 @@ func (e *Environment) Start(ctx context.Context) error {
 	return e.AwaitReady(ctx)
 }
 
+// Migrate makes the tables in a database of the test's own.
+func (e *Environment) Migrate(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, filepath.Join(e.tools.bin, "provisioner"), "migrate", "--database", e.options.Database).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("migrating the database: %w\n%s", err, out)
+	}
+	return nil
+}
+
 // Launch starts the provisioner and does not wait for it.
 func (e *Environment) Launch() error {
 	log, err := os.OpenFile(e.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -212,8 +233,12 @@ func (e *Environment) Launch() error {
 }
 
 func (e *Environment) serverCommand() *exec.Cmd {
-	args := append([]string{"server", "--dev", "--data-dir", e.DataDir, "--listen", strings.TrimPrefix(e.URL, "http://"),
-		"--gateway-listen", e.GatewayAddress, "--kernel-packages", e.kernel}, e.options.Args...)
+	database := []string{"--dev"}
+	if e.options.Database != "" {
+		database = []string{"--database", e.options.Database}
+	}
+	args := append(append([]string{"server", "--data-dir", e.DataDir, "--listen", strings.TrimPrefix(e.URL, "http://"),
+		"--gateway-listen", e.GatewayAddress, "--kernel-packages", e.kernel}, database...), e.options.Args...)
 	cmd := exec.Command(filepath.Join(e.tools.bin, "provisioner"), args...)
 	if e.options.Umask != "" {
 		cmd = exec.Command("sh", append([]string{"-c", `umask "$0"; exec "$@"`, e.options.Umask, cmd.Path}, args...)...)
@@ -306,9 +331,16 @@ func (e *Environment) End(sig syscall.Signal) error {
 }
 
 // Close ends the provisioner as Ctrl-C does, reports what that leaves, and
-// removes everything.
+// removes everything. One with a database of the test's own leaves its machines
+// running, which are ended by force.
 func (e *Environment) Close() error {
 	var errs []error
+	if e.options.Database != "" {
+		if e.running() != nil {
+			errs = append(errs, e.End(syscall.SIGTERM))
+		}
+		return errors.Join(append(errs, e.sweep())...)
+	}
 	if e.running() == nil && len(owned(e.Base)) > 0 {
 		// Something may have outlived it, as it should: only a new one can stop that properly.
 		errs = append(errs, e.Launch())
@@ -329,7 +361,11 @@ func (e *Environment) Close() error {
 
 // sweep removes everything, whatever state it is in.
 func (e *Environment) sweep() error {
-	err := sweep(e.Base)
+	err := end(e.Base)
+	if e.unmount != nil {
+		err = errors.Join(err, e.unmount())
+	}
+	err = errors.Join(err, sweep(e.Base))
 	e.guard.stop()
 	return err
 }

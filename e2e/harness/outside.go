@@ -79,7 +79,7 @@ func (e *Environment) Leftovers() []string {
 		left = append(left, "network namespace "+e.Namespace())
 	}
 	for _, m := range mounts(e.Base) {
-		if m != e.DataDir || e.options.Filesystem == 0 {
+		if m != e.DataDir || e.options.Filesystem == 0 && e.unmount == nil {
 			left = append(left, "mount "+m)
 		}
 	}
@@ -100,29 +100,56 @@ func mounts(base string) []string {
 	return all
 }
 
-// sweep removes all that belongs to a directory, by force, and the directory.
-func sweep(base string) error {
+// end kills all processes that belong to a directory, and returns once they are gone.
+func end(base string) error {
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		pids := owned(base)
 		if len(pids) == 0 {
-			break
+			return nil
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("sweeping %s: %s does not end", base, describeProcess(pids[0]))
 		}
-		for _, pid := range pids {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+		// Nobody is to do anything about the end of another.
+		for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
+			for _, pid := range pids {
+				_ = syscall.Kill(pid, sig)
+			}
 		}
 		<-time.After(20 * time.Millisecond) // a killed process tells nobody but its parent
 	}
-	namespace := "/run/netns/" + namespaceOf(filepath.Join(base, "data"))
+}
+
+// PowerOff ends all processes of the environment as a power cut does: at once, and
+// with the state of the network. What is on the disk is the caller's matter.
+func (e *Environment) PowerOff() error {
+	p := e.running()
+	err := errors.Join(end(e.Base), removeNamespace(e.Namespace()))
+	if p != nil {
+		<-p.done
+		e.forget(p)
+	}
+	return err
+}
+
+func removeNamespace(name string) error {
+	path := "/run/netns/" + name
 	var errs []error
-	if err := syscall.Unmount(namespace, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EPERM) {
+	if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EPERM) {
 		errs = append(errs, err)
 	}
-	if err := os.Remove(namespace); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}
+	return errors.Join(errs...)
+}
+
+// sweep removes all that belongs to a directory, by force, and the directory.
+func sweep(base string) error {
+	if err := end(base); err != nil {
+		return err
+	}
+	errs := []error{removeNamespace(namespaceOf(filepath.Join(base, "data")))}
 	for _, m := range mounts(base) {
 		errs = append(errs, syscall.Unmount(m, syscall.MNT_DETACH))
 	}
@@ -212,11 +239,14 @@ func (e *Environment) Files(parts ...string) []string {
 	return names
 }
 
-// Query asks the private database, with psql. Each row has its columns as text.
+// Query asks the database, with psql. Each row has its columns as text.
 func (e *Environment) Query(ctx context.Context, sql string) ([][]string, error) {
-	url, err := os.ReadFile(filepath.Join(e.DataDir, "database-url"))
-	if err != nil {
-		return nil, fmt.Errorf("finding the database: %w", err)
+	url := []byte(e.options.Database)
+	if len(url) == 0 {
+		var err error
+		if url, err = os.ReadFile(filepath.Join(e.DataDir, "database-url")); err != nil {
+			return nil, fmt.Errorf("finding the database: %w", err)
+		}
 	}
 	cmd := exec.CommandContext(ctx, "psql", "-X", "--csv", "-t", "-v", "ON_ERROR_STOP=1", "-d", strings.TrimSpace(string(url)), "-c", sql)
 	cmd.Env = append(os.Environ(), "PGCONNECT_TIMEOUT=10")

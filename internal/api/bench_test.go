@@ -47,7 +47,7 @@ func BenchmarkList100(b *testing.B) {
 	}
 	views, err := h.store.ListInstallations(b.Context(), InstallationQuery{Page: Page{Limit: 101}})
 	require.NoError(b, err)
-	s, err := newServer(Options{Store: listed{h.store, views}, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
+	s, err := newServer(Options{Store: listed{h.store, views}, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{}, Schedules: fakeSchedules{},
 		GatewayURL: func(name string) string { return "http://" + name + ".localhost:8065" }, Log: newLog()})
 	require.NoError(b, err)
 	handler, err := s.handler(s.routes())

@@ -26,7 +26,7 @@ func testServer(t *testing.T) *server {
 	t.Helper()
 	h := newHarness(t)
 	s, err := newServer(Options{
-		Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
+		Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{}, Schedules: fakeSchedules{},
 		GatewayURL: func(name string) string { return "http://" + name + ".localhost:8065" }, Log: newLog(),
 	})
 	require.NoError(t, err)
@@ -192,6 +192,9 @@ func wireTypes() map[string]any {
 		"Operation": client.Operation{}, "StepDone": client.StepDone{}, "Explanation": client.Explanation{},
 		"Cluster": client.Cluster{}, "Check": client.Check{}, "Host": client.Host{}, "HostPage": client.Page[client.Host]{},
 		"Drain": client.Drain{}, "DrainMember": client.DrainMember{}, "DrainHost": client.DrainHost{}, "CreateCluster": client.CreateCluster{}, "CheckCluster": client.CheckCluster{},
+		"IdlePolicy": client.IdlePolicy{}, "Schedule": client.Schedule{}, "WakeRules": client.WakeRules{}, "UpdateIdlePolicy": client.UpdateIdlePolicy{},
+		"UpdateWakeRules": client.UpdateWakeRules{}, "NextSchedule": client.NextSchedule{}, "Saved": client.Saved{}, "Traffic": client.Traffic{},
+		"TrafficPage": client.Page[client.Traffic]{}, "HibernateInstallation": client.HibernateInstallation{}, "CloneInstallation": client.CloneInstallation{},
 		"Package": client.Package{}, "Problem": client.Problem{}, "Own": client.Own{},
 		"Group": client.Group{}, "GroupConfig": client.GroupConfig{}, "RevisionMembers": client.RevisionMembers{},
 		"GroupRevision": client.GroupRevision{}, "CreateGroup": client.CreateGroup{}, "UpdateGroup": client.UpdateGroup{},
@@ -221,7 +224,7 @@ func TestWireTypesAndSchemasAgree(t *testing.T) {
 	}
 	require.ElementsMatch(t, objects, slices.Collect(maps.Keys(wireTypes())))
 	for name, v := range wireTypes() {
-		answer := !strings.HasPrefix(name, "Create") && !strings.HasPrefix(name, "Update") && name != "DrainHost" && name != "CheckCluster" && name != "TracePackage"
+		answer := !strings.HasPrefix(name, "Create") && !strings.HasPrefix(name, "Update") && name != "DrainHost" && name != "CheckCluster" && name != "HibernateInstallation" && name != "CloneInstallation" && name != "TracePackage"
 		require.Empty(t, schemaDifferences(v, doc.Components.Schemas[name].Value, answer), name)
 	}
 }
@@ -266,7 +269,7 @@ func TestEnumsAgree(t *testing.T) {
 		}
 	}
 	kinds = append(kinds, string(fleet.OperationCreateCluster), string(fleet.OperationDeleteCluster), string(fleet.OperationCheckCluster),
-		string(fleet.OperationVerify), string(fleet.OperationRollout), string(fleet.OperationDrain))
+		string(fleet.OperationVerify), string(fleet.OperationClone), string(fleet.OperationRollout), string(fleet.OperationDrain))
 	var rolloutStates, memberStates []string
 	for _, s := range fleet.RolloutStates() {
 		rolloutStates = append(rolloutStates, string(s))

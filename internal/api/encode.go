@@ -185,6 +185,13 @@ func (e *encoder) optMap(name string, m map[string]string) {
 	e.buf = append(e.buf, '}')
 }
 
+// reflected appends a value as encoding/json does; one of ours always encodes.
+func (e *encoder) reflected(name string, v any) {
+	text, _ := json.Marshal(v)
+	e.name(name)
+	e.buf = append(e.buf, text...)
+}
+
 // list appends an array of objects; null where there is none.
 func list[T any](e *encoder, name string, all []T, one func(*T)) {
 	e.name(name)

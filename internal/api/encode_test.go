@@ -44,6 +44,8 @@ func fill(r *rand.Rand, v reflect.Value) {
 		for range r.IntN(4) {
 			v.SetMapIndex(reflect.ValueOf(words8(r)), reflect.ValueOf(words8(r)))
 		}
+	case reflect.Bool:
+		v.SetBool(true)
 	case reflect.String:
 		v.SetString(words8(r))
 	case reflect.Int, reflect.Int64:

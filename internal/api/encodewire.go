@@ -24,6 +24,15 @@ func (e *encoder) installation(v *client.Installation) {
 	e.optMap("env", v.Env)
 	e.optTexts("secret_names", v.SecretNames)
 	e.optMap("labels", v.Labels)
+	e.optTexts("dns_names", v.DNSNames)
+	e.sleep(v.Idle, v.Wake)
+	if v.NextSchedule != nil {
+		e.reflected("next_schedule", v.NextSchedule)
+	}
+	e.optTime("last_active_at", v.LastActiveAt)
+	e.optTime("awake_since", v.AwakeSince)
+	e.optTime("asleep_since", v.AsleepSince)
+	e.optNum("wakes", v.Wakes)
 	e.optStr("group", v.Group)
 	e.optNum("group_revision", v.GroupRevision)
 	if v.Own != nil {
@@ -51,7 +60,18 @@ func (e *encoder) own(v *client.Own) {
 	e.optNum("memory_mib", int64(v.MemoryMiB))
 	e.optNum("vcpus", int64(v.VCPUs))
 	e.optMap("env", v.Env)
+	e.sleep(v.Idle, v.Wake)
 	e.close()
+}
+
+// sleep appends what is rare the long way.
+func (e *encoder) sleep(idle *client.IdlePolicy, wake *client.WakeRules) {
+	if idle != nil {
+		e.reflected("idle", idle)
+	}
+	if wake != nil {
+		e.reflected("wake", wake)
+	}
 }
 
 func (e *encoder) endpoint(v *client.Endpoint) {
@@ -59,6 +79,8 @@ func (e *encoder) endpoint(v *client.Endpoint) {
 	e.num("port", int64(v.Port))
 	e.str("protocol", v.Protocol)
 	e.optStr("name", v.Name)
+	e.optStr("url", v.URL)
+	e.optStr("gateway_address", v.GatewayAddress)
 	e.str("address", v.Address)
 	e.close()
 }
@@ -74,6 +96,9 @@ func (e *encoder) instance(v *client.Instance) {
 	if v.Exit != nil {
 		e.name("exit")
 		e.exit(v.Exit)
+	}
+	if v.Saved != nil {
+		e.reflected("saved", v.Saved)
 	}
 	e.time("created_at", v.CreatedAt)
 	e.close()

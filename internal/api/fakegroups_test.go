@@ -81,6 +81,8 @@ func applied(c fleet.GroupConfig, in fleet.GroupChange) fleet.GroupConfig {
 		c.Unverifiable = *in.Unverifiable
 	}
 	c.Env = patched(c.Env, in.Env)
+	in.Idle.Apply(&c.Idle)
+	in.Wake.Apply(&c.Wake)
 	return c
 }
 

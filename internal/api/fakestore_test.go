@@ -134,7 +134,7 @@ func (f *fakeStore) CreateInstallation(_ context.Context, in NewInstallation) (A
 		Installation: fleet.Installation{
 			ID: in.ID, Owner: in.Owner, Name: in.Name, State: fleet.StateCreationRequested, Generation: 1, Version: 1,
 			MemoryMiB: in.MemoryMiB, DiskMiB: in.DiskMiB, VCPUs: in.VCPUs, Env: in.Env, Secrets: in.Secrets, Labels: in.Labels,
-			WhenFull: in.WhenFull, CreatedAt: epochTime, UpdatedAt: epochTime,
+			WhenFull: in.WhenFull, DNSNames: in.DNSNames, Idle: in.Idle, Wake: in.Wake, CreatedAt: epochTime, UpdatedAt: epochTime,
 		},
 		ClusterName: "local", PackageRef: in.PackageRef,
 		Ports: []fleet.Port{{Number: 8080, Protocol: fleet.ProtocolHTTP, Name: "web"}},
@@ -176,6 +176,11 @@ func (f *fakeStore) ChangeInstallation(_ context.Context, in Change) (Accepted, 
 	if kind == "" {
 		kind, _ = fleet.RetryOf(v.State)
 	}
+	if kind == fleet.OperationClone && v.State == fleet.StateHibernating {
+		op = f.operation(in.OperationID, kind, fleet.ResourceInstallation, string(v.ID), v.Name)
+		v.Operation = op
+		return Accepted{Installation: *v, Operation: *op}, nil
+	}
 	if !slices.Contains(fleet.Accepts(v.State), kind) {
 		return Accepted{}, fleet.Errorf(fleet.KindNotAccepted, "installation %s is %s and does not accept this now", v.Name, v.State)
 	}
@@ -187,6 +192,11 @@ func (f *fakeStore) ChangeInstallation(_ context.Context, in Change) (Accepted, 
 	v.Version++
 	v.Generation++
 	v.Env, v.Labels, v.Secrets = patched(v.Env, in.Env), patched(v.Labels, in.Labels), patched(v.Secrets, in.Secrets)
+	if in.DNSNames != nil {
+		v.DNSNames = *in.DNSNames
+	}
+	in.Idle.Apply(&v.Idle)
+	in.Wake.Apply(&v.Wake)
 	if in.PackageRef != nil {
 		v.PackageRef = *in.PackageRef
 	}

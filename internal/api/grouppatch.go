@@ -18,7 +18,7 @@ func (s *server) updateGroup(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := checkGroupPatch(in, m); err != nil {
+	if err := firstError(checkGroupPatch(in, m), s.checkSleep(nil, in.Idle, in.Wake, m)); err != nil {
 		return err
 	}
 	c := ChangeGroup{IDOrName: id, Config: groupChange(in, m)}
@@ -58,7 +58,7 @@ func checkGroupPatch(in client.UpdateGroup, m members) error {
 // groupChange is what a patch asks of the configuration; a size that it removes is left to the members.
 func groupChange(in client.UpdateGroup, m members) fleet.GroupChange {
 	c := fleet.GroupChange{PackageRef: in.Package, MemoryMiB: in.MemoryMiB, VCPUs: in.VCPUs, Env: in.Env,
-		Unverifiable: (*fleet.UnverifiablePolicy)(in.Unverifiable)}
+		Idle: idleChange(in.Idle, m), Wake: wakeChange(in.Wake, m), Unverifiable: (*fleet.UnverifiablePolicy)(in.Unverifiable)}
 	if m.null["memory_mib"] {
 		c.MemoryMiB = new(int)
 	}

@@ -35,7 +35,8 @@ func (s *server) createGroup(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := checkCreateGroup(in, m); err != nil {
+	idle, wake := idleOf(in.Idle), wakeOf(in.Wake)
+	if err := firstError(checkCreateGroup(in, m), s.checkSleep(nil, idle, wake, m)); err != nil {
 		return err
 	}
 	key, err := s.idempotencyKey(r, body)
@@ -44,7 +45,8 @@ func (s *server) createGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	n := NewGroup{
 		Key: key, ID: fleet.GroupID(s.NewID()), Name: in.Name, Labels: in.Labels,
-		Config: fleet.GroupChange{PackageRef: &in.Package, MemoryMiB: &in.MemoryMiB, VCPUs: &in.VCPUs, Env: pointers(in.Env)},
+		Config: fleet.GroupChange{PackageRef: &in.Package, MemoryMiB: &in.MemoryMiB, VCPUs: &in.VCPUs, Env: pointers(in.Env),
+			Idle: idleChange(idle, m), Wake: wakeChange(wake, m)},
 	}
 	if in.Unverifiable != "" {
 		n.Config.Unverifiable = (*fleet.UnverifiablePolicy)(&in.Unverifiable)

@@ -67,7 +67,7 @@ func newHarness(t testing.TB, change ...func(*Options)) *harness {
 		consoles: &fakeConsoles{text: "one\ntwo\n"}, watch: newFakeWatcher(), seal: &fakeSealer{}, logs: hook,
 	}
 	o := Options{
-		Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
+		Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{}, Schedules: fakeSchedules{},
 		GatewayURL: func(name string) string { return "http://" + name + ".localhost:8065" }, Log: log, NewID: sequence(),
 	}
 	for _, c := range change {

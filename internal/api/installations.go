@@ -58,7 +58,8 @@ func (s *server) createInstallation(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	if err := checkCreate(&in, m); err != nil {
+	idle, wake := idleOf(in.Idle), wakeOf(in.Wake)
+	if err := firstError(checkCreate(&in, m), s.checkSleep(&in.DNSNames, idle, wake, m)); err != nil {
 		return err
 	}
 	n := NewInstallation{
@@ -66,8 +67,11 @@ func (s *server) createInstallation(w http.ResponseWriter, r *http.Request) erro
 		Name: in.Name, Owner: in.Owner, PackageRef: in.Package, ClusterName: in.Cluster,
 		MemoryMiB: in.MemoryMiB, DiskMiB: in.DiskMiB, VCPUs: in.VCPUs,
 		Env: in.Env, Labels: in.Labels, WhenFull: fleet.WhenFull(in.WhenFull),
-		Group: fleet.GroupMembership{Join: in.Group, Match: in.GroupMatch},
+		DNSNames: in.DNSNames,
+		Group:    fleet.GroupMembership{Join: in.Group, Match: in.GroupMatch},
 	}
+	idleChange(idle, m).Apply(&n.Idle)
+	wakeChange(wake, m).Apply(&n.Wake)
 	if n.Key, err = s.idempotencyKey(r, body); err != nil {
 		return err
 	}
@@ -180,10 +184,6 @@ func (s *server) deleteInstallation(w http.ResponseWriter, r *http.Request) erro
 	return s.act(w, r, fleet.OperationDelete)
 }
 
-func (s *server) hibernateInstallation(w http.ResponseWriter, r *http.Request) error {
-	return s.act(w, r, fleet.OperationHibernate)
-}
-
 func (s *server) wakeInstallation(w http.ResponseWriter, r *http.Request) error {
 	return s.act(w, r, fleet.OperationWake)
 }
@@ -263,13 +263,13 @@ func accepts(v *InstallationView) []string {
 }
 
 // openTail is the kind of the last operation that is not done; "" where all are.
-// A verification does not count, as any request pre-empts it, nor does a move,
+// A verification and a clone do not count, as any request pre-empts them, nor does a move,
 // which leaves the state as it is.
 func openTail(v *InstallationView) fleet.OperationKind {
 	if n := len(v.Queued); n > 0 {
 		return v.Queued[n-1]
 	}
-	if op := v.Operation; op != nil && !op.State.Finished() && op.Kind != fleet.OperationVerify && op.Kind != fleet.OperationMove {
+	if op := v.Operation; op != nil && !op.State.Finished() && op.Kind != fleet.OperationVerify && op.Kind != fleet.OperationClone && op.Kind != fleet.OperationMove {
 		return op.Kind
 	}
 	return ""

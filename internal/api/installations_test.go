@@ -24,7 +24,7 @@ func TestCreateInstallation(t *testing.T) {
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &in))
 	require.Equal(t, "creation-requested", in.State)
 	require.Equal(t, "http://acme.localhost:8065", in.URL)
-	require.Equal(t, []client.Endpoint{{Port: 8080, Protocol: "http", Name: "web"}}, in.Endpoints)
+	require.Equal(t, []client.Endpoint{{Port: 8080, Protocol: "http", Name: "web", URL: "http://acme.localhost:8065"}}, in.Endpoints)
 	require.Equal(t, []string{"TOKEN"}, in.SecretNames)
 	require.Equal(t, "create", in.Operation.Kind)
 	require.Equal(t, "/api/v1/operations/"+in.Operation.ID, w.Header().Get("Location"))

@@ -154,7 +154,7 @@ func TestTimeout(t *testing.T) {
 	var hung atomic.Bool
 	h := newHarness(t)
 	handler, err := New(Options{
-		Store: hangingStore{Store: h.store, hung: &hung}, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
+		Store: hangingStore{Store: h.store, hung: &hung}, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{}, Schedules: fakeSchedules{},
 		GatewayURL: func(string) string { return "" }, Log: newLog(), Timeout: 5 * time.Millisecond,
 	})
 	require.NoError(t, err)

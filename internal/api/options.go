@@ -80,6 +80,14 @@ type Planner interface {
 	Plan(spec fleet.RolloutSpec, members []fleet.RolloutMember) []fleet.RolloutMember
 }
 
+// Schedules reads the schedules of idle policies.
+type Schedules interface {
+	// Check refuses with KindInvalid what is no schedule; the field is cron, zone or do.
+	Check(s fleet.Schedule) error
+	// Next returns which comes first after a moment, and when; the zero time where none does.
+	Next(schedules []fleet.Schedule, after time.Time) (fleet.Schedule, time.Time)
+}
+
 // Defaults of Options.
 const (
 	DefaultMaxPackageBytes = 4 << 30
@@ -100,6 +108,7 @@ type Options struct {
 	Watch         Watcher
 	Seal          Sealer
 	Planner       Planner
+	Schedules     Schedules
 	// GatewayURL returns the address at which an installation's users reach it.
 	GatewayURL func(name string) string
 	Log        logrus.FieldLogger
@@ -143,8 +152,8 @@ func New(o Options) (http.Handler, error) {
 
 func (o Options) withDefaults() (Options, error) {
 	if o.Store == nil || o.Packages == nil || o.Images == nil || o.ImageContents == nil || o.Kernels == nil || o.Tracer == nil || o.Consoles == nil || o.Watch == nil || o.Seal == nil ||
-		o.Planner == nil || o.GatewayURL == nil || o.Log == nil {
-		return o, errors.New("making the API: Store, Packages, Images, ImageContents, Kernels, Tracer, Consoles, Watch, Seal, Planner, GatewayURL and Log are all needed")
+		o.Planner == nil || o.Schedules == nil || o.GatewayURL == nil || o.Log == nil {
+		return o, errors.New("making the API: Store, Packages, Images, ImageContents, Kernels, Tracer, Consoles, Watch, Seal, Planner, Schedules, GatewayURL and Log are all needed")
 	}
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()

@@ -18,15 +18,19 @@ func (s *server) updateInstallation(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	if err := firstError(checkPatch(&in, m), checkMembership(in, m)); err != nil {
+	if err := firstError(checkPatch(&in, m), checkMembership(in, m), s.checkSleep(in.DNSNames, in.Idle, in.Wake, m)); err != nil {
 		return err
 	}
 	c := Change{
 		IDOrName: id, Kind: fleet.OperationUpdate,
 		PackageRef: in.Package, MemoryMiB: in.MemoryMiB, DiskMiB: in.DiskMiB, VCPUs: in.VCPUs,
 		FromGroup: in.FromGroup, Group: membership(in, m),
+		DNSNames: in.DNSNames, Idle: idleChange(in.Idle, m), Wake: wakeChange(in.Wake, m),
 	}
 	c.Env = in.Env
+	if m.null["dns_names"] {
+		c.DNSNames = &[]string{}
+	}
 	if m.present["secrets"] || m.present["labels"] || m.null["env"] {
 		v, err := s.Store.Installation(r.Context(), "", id)
 		if fleet.KindOf(err) == fleet.KindNotFound && r.Header.Get("Idempotency-Key") != "" {

@@ -106,7 +106,7 @@ func TestAPanicIsContained(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	s, err := newServer(Options{
-		Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
+		Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{}, Schedules: fakeSchedules{},
 		GatewayURL: func(string) string { panic("the secret of the panic") }, Log: newLog(),
 	})
 	require.NoError(t, err)
@@ -167,7 +167,7 @@ func TestLogAndMetrics(t *testing.T) {
 	} {
 		require.Contains(t, text, line)
 	}
-	_, err := New(Options{Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{},
+	_, err := New(Options{Store: h.store, Packages: h.packages, Images: h.images, ImageContents: h.images, Kernels: h.images, Tracer: h.images, Consoles: h.consoles, Watch: h.watch, Seal: h.seal, Planner: fakePlanner{}, Schedules: fakeSchedules{},
 		GatewayURL: func(string) string { return "" }, Log: newLog(), Metrics: registry})
 	require.ErrorContains(t, err, "registering the API's metrics")
 	_, err = New(Options{})

@@ -22,6 +22,11 @@ type Store interface {
 	// with its operation only while that is under way.
 	ListInstallations(ctx context.Context, q InstallationQuery) ([]InstallationView, error)
 
+	// Traffic finds by ID or by name among those not deleted.
+	Traffic(ctx context.Context, idOrName string) (fleet.Traffic, error)
+	// ListTraffic returns those that were visited last, latest first.
+	ListTraffic(ctx context.Context, limit int) ([]fleet.Traffic, error)
+
 	CreateGroup(ctx context.Context, in NewGroup) (GroupView, error)
 	// ChangeGroup makes a new revision where it changes the configuration.
 	ChangeGroup(ctx context.Context, in ChangeGroup) (GroupView, error)

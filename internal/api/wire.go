@@ -14,13 +14,19 @@ func (s *server) wireInstallation(v *InstallationView) client.Installation {
 	out := client.Installation{
 		ID: string(v.ID), Name: v.Name, Owner: v.Owner,
 		State: string(v.State), StateReason: string(v.StateReason), StateDetail: v.StateDetail,
-		URL: s.GatewayURL(v.Name), Endpoints: wireEndpoints(v), Cluster: v.ClusterName,
+		URL: s.GatewayURL(v.Name), Cluster: v.ClusterName,
 		Package: v.PackageRef, RunningPackage: v.RunningRef, VerifiedPackage: v.VerifiedRef,
 		MemoryMiB: v.MemoryMiB, DiskMiB: v.DiskMiB, VCPUs: v.VCPUs,
 		Env: v.Env, SecretNames: sortedKeys(v.Secrets), Labels: v.Labels,
 		Group: v.GroupName, GroupRevision: int64(v.GroupRevision), Own: wireOwn(v),
+		DNSNames: v.DNSNames, Idle: wireIdle(v.Idle), Wake: wireWake(v.Wake),
+		LastActiveAt: v.LastActiveAt, AwakeSince: v.AwakeSince, AsleepSince: v.AsleepSince, Wakes: v.Wakes,
 		Instance:   wireInstance(v.Instance, v.HostName),
 		Generation: v.Generation, Version: v.Version, CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt,
+	}
+	out.Endpoints = wireEndpoints(v, out.URL)
+	if len(v.Idle.Schedules) > 0 && v.State != fleet.StateDeleted {
+		out.NextSchedule = s.nextSchedule(v.Idle, s.Clock())
 	}
 	if v.Operation != nil {
 		op := wireOperation(v.Operation)
@@ -41,14 +47,16 @@ func sortedKeys(m map[string]string) []string {
 	return keys
 }
 
-// wireEndpoints lists every port of the package, with the address where one
-// has been observed, and then what was observed besides.
-func wireEndpoints(v *InstallationView) []client.Endpoint {
+// wireEndpoints lists every port of the package, with the addresses at the gateway
+// from the first day and its own where one has been observed, and then what was
+// observed besides.
+func wireEndpoints(v *InstallationView, url string) []client.Endpoint {
 	var observed []fleet.Endpoint
 	if v.Instance != nil {
 		observed = v.Instance.Endpoints
 	}
 	all := make([]client.Endpoint, 0, max(len(v.Ports), len(observed)))
+	host := urlHost(url)
 	for _, p := range v.Ports {
 		e := client.Endpoint{Port: p.Number, Protocol: string(p.Protocol), Name: p.Name}
 		for _, o := range observed {
@@ -56,6 +64,10 @@ func wireEndpoints(v *InstallationView) []client.Endpoint {
 				e.Address = o.Address
 			}
 		}
+		if p.Protocol == fleet.ProtocolHTTP {
+			e.URL, url = url, "" // which leads to the first of them
+		}
+		e.GatewayAddress = gatewayAddress(v, p.Number, host)
 		all = append(all, e)
 	}
 	for _, o := range observed {
@@ -75,6 +87,9 @@ func wireInstance(i *fleet.Instance, host string) *client.Instance {
 		MemoryMiB: i.Spec.MemoryMiB, Restarts: i.Restarts, CreatedAt: i.CreatedAt,
 	}
 	out.Exit = wireExit(i.Exit)
+	if i.Saved != nil {
+		out.Saved = &client.Saved{Tier: string(i.Saved.Tier), Bytes: i.Saved.Bytes, At: i.Saved.At}
+	}
 	return out
 }
 

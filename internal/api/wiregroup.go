@@ -30,6 +30,7 @@ func wireGroup(v *GroupView) client.Group {
 func wireGroupConfig(c fleet.GroupConfig) client.GroupConfig {
 	return client.GroupConfig{
 		Package: c.PackageRef, MemoryMiB: c.MemoryMiB, VCPUs: c.VCPUs, Env: c.Env, Unverifiable: string(c.Unverifiable),
+		Idle: wireIdle(c.Idle), Wake: wireWake(c.Wake),
 	}
 }
 
@@ -42,7 +43,7 @@ func wireOwn(v *InstallationView) *client.Own {
 	if v.GroupID == "" {
 		return nil
 	}
-	own := &client.Own{MemoryMiB: v.Own.MemoryMiB, VCPUs: v.Own.VCPUs, Env: v.Own.Env}
+	own := &client.Own{MemoryMiB: v.Own.MemoryMiB, VCPUs: v.Own.VCPUs, Env: v.Own.Env, Idle: wireIdle(v.Own.Idle), Wake: wireWake(v.Own.Wake)}
 	if v.Own.PackageID != "" {
 		own.Package = v.PackageRef // what it sets itself wins, and so is the desired one
 	}

@@ -191,3 +191,22 @@ type ScheduleSeen struct {
 	// SeenAt is up to when, and NextAt when they are due again; zero is never.
 	SeenAt, NextAt time.Time
 }
+
+// Traffic is what gateways have told of an installation's visitors, with what keeps it awake.
+type Traffic struct {
+	Activity
+	Name  string
+	State State
+	Idle  IdlePolicy
+	// ToldAt is when a gateway last told; zero where none has.
+	ToldAt                  time.Time
+	AwakeSince, AsleepSince time.Time
+	Wakes                   int64
+	// Busy is the operation that is under way; empty where there is none.
+	Busy OperationKind
+	// Now is the database's time.
+	Now time.Time
+}
+
+// OpenFor is how long what a gateway has told to be open counts as such.
+const OpenFor = 3 * time.Minute

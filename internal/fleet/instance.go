@@ -98,10 +98,13 @@ type VolumeRef struct {
 
 // VolumeStatus is what a provider knows of a volume.
 type VolumeStatus struct {
-	ID          VolumeID
-	ProviderRef string
-	SizeMiB     int
-	CreatedAt   time.Time
+	ID             VolumeID
+	InstallationID InstallationID
+	ProviderRef    string
+	SizeMiB        int
+	CreatedAt      time.Time
+	// Overlay: what is written to it may be dropped.
+	Overlay bool
 }
 
 // InstanceStatus is what a provider knows of an instance.

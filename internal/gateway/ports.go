@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -121,6 +122,18 @@ func (p *ports) reconcile(serve func(l net.Listener, port int)) {
 		}
 	}
 	p.wrong = wrong
+}
+
+// ended forgets the listeners of a port of which one has failed: they are opened
+// again with the next look.
+func (p *ports) ended(l net.Listener, port int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.Contains(p.open[port], l) && !errors.Is(err, http.ErrServerClosed) {
+		closeAll(p.open[port])
+		delete(p.open, port)
+		p.g.log.WithError(err).Warnf("TCP port %d was closed: it is opened again in a while", port)
+	}
 }
 
 func listenAll(hosts []string, port int) ([]net.Listener, error) {

@@ -186,3 +186,41 @@ func TestProbesDoNotKeepItAwake(t *testing.T) {
 		require.Zero(t, w.waker.count())
 	})
 }
+
+func TestAnArrivalCancelsAQuiesceThatWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Options{})
+		w.acme.Wake = fleet.WakeRules{UserAgents: []string{"probe"}}
+		w.routes.set(w.acme)
+		w.local.set(w.acme.InstanceID, awake)
+		probe := w.arrive(t.Context(), head("acme.localhost", "User-Agent: probe")).passed(t)
+		begin := time.Now()
+		time.AfterFunc(time.Second, func() { w.arrive(t.Context(), head("acme.localhost")).passed(t).Done(http.StatusOK, nil) })
+		_, err := w.Quiesce(t.Context(), w.acme.InstallationID, QuiesceOptions{Yield: true})
+		requireVisited(t, err)
+		require.Equal(t, time.Second, time.Since(begin))
+		require.False(t, isClosed(probe.Break))
+		probe.Done(http.StatusOK, nil)
+	})
+}
+
+// A visitor who looked its route up before a change looks again at the door.
+func TestAVisitorWithAnOldRoute(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Options{})
+		w.routes.set(stable("far", "a:1"))
+		synctest.Wait()
+		e, err := w.book.find(t.Context(), "far.localhost")
+		require.NoError(t, err)
+		v := &visit{head: head("far.localhost"), host: "far.localhost", begin: time.Now(), entry: e}
+		q, err := w.Quiesce(t.Context(), "i-far", QuiesceOptions{})
+		require.NoError(t, err)
+		q.Release()
+		pass, until, why := w.door("i-far").try(v)
+		require.Nil(t, pass)
+		require.Nil(t, why)
+		require.True(t, isClosed(until))
+	})
+}

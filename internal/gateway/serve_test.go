@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -27,6 +28,7 @@ type machine struct {
 	mu     sync.Mutex
 	server *http.Server
 	wakes  atomic.Int64
+	conns  map[net.Conn]bool
 }
 
 func newMachine(t *testing.T, route Route, serve http.HandlerFunc) *machine {
@@ -45,13 +47,29 @@ func (m *machine) Wake(_ context.Context, route Route) (Woken, error) {
 		return Woken{}, err
 	}
 	m.mu.Lock()
-	m.server = &http.Server{Handler: m.serve}
+	m.conns = make(map[net.Conn]bool)
+	m.server = &http.Server{Handler: m.serve, ConnState: m.seen}
 	go func(s *http.Server) { _ = s.Serve(l) }(m.server) // ends with sleep
 	m.mu.Unlock()
 	address := l.Addr().String()
 	m.local.set(m.id, Here{Serves: true, Endpoints: []fleet.Endpoint{
 		{Port: 80, Protocol: fleet.ProtocolHTTP, Address: address}, {Port: 1883, Protocol: fleet.ProtocolTCP, Address: address}}})
 	return Woken{Route: route}, nil
+}
+
+// seen keeps account of the machine's connections.
+func (m *machine) seen(conn net.Conn, state http.ConnState) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conns[conn] = true; state == http.StateClosed || state == http.StateHijacked {
+		delete(m.conns, conn)
+	}
+}
+
+func (m *machine) connections() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.conns)
 }
 
 func (m *machine) sleep() {
@@ -223,4 +241,57 @@ func TestWhatIsBrokenOffIsTold(t *testing.T) {
 	require.Error(t, err)
 	q.Release()
 	require.Zero(t, g.Load().Open)
+}
+
+// The bubble ends only when all that the gateway began has ended.
+func TestServeLeavesNothingRunning(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		kept, port := freePort(t)
+		require.NoError(t, kept.Close())
+		l, _ := freePort(t)
+		acme := sleeper("acme")
+		acme.Ports = []fleet.RoutePort{{Gateway: port, Port: 1883}}
+		m := newMachine(t, acme, func(http.ResponseWriter, *http.Request) {})
+		g := New(Options{Routes: newRoutes(acme), Local: m.local, Waker: m, Dial: new(net.Dialer).DialContext, Dir: t.TempDir(),
+			Report: &fakeReport{}, PortHosts: []string{"127.0.0.1"}})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- g.Serve(ctx, Listener{Listener: l}) }()
+		conn := dialPort(t, l.Addr().(*net.TCPAddr).Port)
+		_, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: acme.localhost\r\n\r\n")
+		require.NoError(t, err)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		m.sleep()
+		cancel()
+		require.NoError(t, <-ended)
+		require.NoError(t, conn.Close())
+	})
+}
+
+// A machine that is put to sleep has no open connection that its client has
+// given up: it would keep its end for ever.
+func TestNoConnectionIsLeftToASleeper(t *testing.T) {
+	t.Parallel()
+	acme := sleeper("acme")
+	m := newMachine(t, acme, func(http.ResponseWriter, *http.Request) {})
+	g, address := serve(t, Options{Routes: newRoutes(acme), Local: m.local, Waker: m})
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	for range 3 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address, nil)
+		require.NoError(t, err)
+		r.Host = "acme.localhost"
+		response, err := client.Do(r)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.NotZero(t, m.connections())
+		q, err := g.Quiesce(t.Context(), acme.InstallationID, QuiesceOptions{})
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return m.connections() == 0 }, 10*time.Second, time.Millisecond, "sooner than the engine gives up what is not used")
+		m.sleep()
+		q.Release()
+	}
 }

@@ -249,6 +249,9 @@ func TestTheHostKnowsBetter(t *testing.T) {
 		require.Nil(t, w.visitAcme(t))
 		require.Equal(t, 1, w.waker.count())
 		// It is off, and nobody says why: what brings it up is waited for.
+		w.Changed(stable.InstallationID)
+		time.Sleep(3 * time.Second)
+		require.Equal(t, fleet.StateStable, w.book.known(stable.InstallationID).route.State)
 		w.local.set(w.acme.InstanceID, Here{})
 		require.Nil(t, w.visitAcme(t))
 		require.Equal(t, 2, w.waker.count())

@@ -12,6 +12,7 @@ import (
 
 	"dormouse/internal/api"
 	"dormouse/internal/store"
+	"dormouse/internal/supervisor/idle"
 )
 
 // unwatched tells an API of no change, so that it looks again by itself.
@@ -33,7 +34,7 @@ func (w *world) api(st *store.Store) *front {
 	w.t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	h, err := api.New(api.Options{Store: st, Packages: struct{ api.Packages }{}, Images: struct{ noImages }{},
+	h, err := api.New(api.Options{Store: st, Schedules: idle.Schedules{}, Packages: struct{ api.Packages }{}, Images: struct{ noImages }{},
 		ImageContents: struct{ api.ImageContents }{}, Kernels: struct{ api.Kernels }{}, Tracer: struct{ api.Tracer }{}, Consoles: struct{ api.Consoles }{}, Watch: unwatched{},
 		Seal: struct{ api.Sealer }{}, Planner: struct{ api.Planner }{}, GatewayURL: func(name string) string { return "http://" + name }, Log: log})
 	require.NoError(w.t, err)

@@ -159,6 +159,27 @@ func (p *provider) EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fle
 	return st, err
 }
 
+func (p *provider) BeginOverlay(ctx context.Context, ref fleet.VolumeRef) error {
+	told := p.gate.pass()
+	err := p.Provider.BeginOverlay(context.WithoutCancel(ctx), ref)
+	told(err)
+	return err
+}
+
+func (p *provider) CommitOverlay(ctx context.Context, ref fleet.VolumeRef) error {
+	told := p.gate.pass()
+	err := p.Provider.CommitOverlay(context.WithoutCancel(ctx), ref)
+	told(err)
+	return err
+}
+
+func (p *provider) DropOverlay(ctx context.Context, ref fleet.VolumeRef) error {
+	told := p.gate.pass()
+	err := p.Provider.DropOverlay(context.WithoutCancel(ctx), ref)
+	told(err)
+	return err
+}
+
 func (p *provider) MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (fleet.VolumeStatus, error) {
 	told := p.gate.pass()
 	st, err := p.Provider.MoveVolume(context.WithoutCancel(ctx), ref, to)

@@ -175,6 +175,21 @@ func (c *kase) eachMachine(do func(fleet.InstanceRef) error) {
 	}
 }
 
+// release asks for a package.
+func release(name string) func(*fleet.Change) {
+	return func(ch *fleet.Change) { ch.PackageRef = &name }
+}
+
+// noOverlay: what an update has laid over the volume is gone when it is over.
+func (c *kase) noOverlay() {
+	cluster := fleet.ClusterID(c.strings(`SELECT cluster_id FROM installation WHERE id = $1`, c.id)[0])
+	volumes, err := c.sim.ListVolumes(c.ctx, cluster)
+	require.NoError(c.t, err)
+	for _, v := range volumes {
+		require.False(c.t, string(v.InstallationID) == c.id && v.Overlay)
+	}
+}
+
 // scenarios are the ways through all workflows; together they reach every step.
 func scenarios() []scenario {
 	serves := func(key, value string, memory int) func(*kase) {
@@ -211,6 +226,11 @@ func scenarios() []scenario {
 				serves("A", "", 256)(c)
 				c.hasVolume(200)
 			}},
+		{name: "update-release", kind: fleet.OperationUpdate, comesBack: true, end: "stable",
+			before: after(created("web")), begin: asking(fleet.OperationUpdate, release("web2")), check: func(c *kase) { c.noOverlay() }},
+		{name: "update-release-sick", kind: fleet.OperationUpdate, comesBack: true, end: "update-failed",
+			before: after(created("web")), check: func(c *kase) { c.backInService(); c.noOverlay() },
+			begin: asking(fleet.OperationUpdate, release("bad"))},
 		{name: "update-disk", kind: fleet.OperationUpdate, comesBack: true, end: "stable",
 			before: after(created("web")), begin: asking(fleet.OperationUpdate, size(128, 200)), check: func(c *kase) { c.hasVolume(200) }},
 		{name: "update-sick", kind: fleet.OperationUpdate, comesBack: true, end: "update-failed",

@@ -276,7 +276,7 @@ func failedThenDeleted(w *world, s scenario) {
 
 // onTheWayBack tells the steps that undo what others have done.
 func onTheWayBack(step string) bool {
-	return strings.HasSuffix(step, "cessor") || strings.HasPrefix(step, "return-") || step == "release-host"
+	return strings.HasSuffix(step, "cessor") || strings.HasPrefix(step, "return-") || step == "release-host" || step == "drop-overlay"
 }
 
 func transientErrors(w *world, s scenario) {

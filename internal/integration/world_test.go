@@ -74,6 +74,10 @@ func newWorld(t *testing.T) *world {
 	for _, p := range []fleet.Package{
 		{Name: "web", Version: "1", Digest: "d1", Kernel: fleet.KernelLinux, Manifest: fleet.Manifest{Program: "/web", Persist: []string{"/data"},
 			Ports: []fleet.Port{{Number: 80, Protocol: fleet.ProtocolHTTP}}}},
+		{Name: "web2", Version: "1", Digest: "d3", Kernel: fleet.KernelLinux, Manifest: fleet.Manifest{Program: "/web", Persist: []string{"/data"},
+			Ports: []fleet.Port{{Number: 80, Protocol: fleet.ProtocolHTTP}}}},
+		{Name: "bad", Version: "1", Digest: "d4", Kernel: fleet.KernelLinux, Manifest: fleet.Manifest{Program: "/web", Persist: []string{"/data"},
+			Ports: []fleet.Port{{Number: 80, Protocol: fleet.ProtocolHTTP}}, Env: map[string]string{"SICK": "1"}}},
 		{Name: "plain", Version: "1", Digest: "d2", Kernel: fleet.KernelLinux, Manifest: fleet.Manifest{Program: "/plain"}},
 	} {
 		_, err := w.store.CreatePackage(w.ctx, p)

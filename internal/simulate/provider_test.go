@@ -83,6 +83,9 @@ type provider interface {
 	List(ctx context.Context, cluster fleet.ClusterID, after string) (page []fleet.InstanceStatus, next string, err error)
 	EnsureVolume(ctx context.Context, spec fleet.VolumeSpec) (fleet.VolumeStatus, error)
 	MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (fleet.VolumeStatus, error)
+	BeginOverlay(ctx context.Context, ref fleet.VolumeRef) error
+	CommitOverlay(ctx context.Context, ref fleet.VolumeRef) error
+	DropOverlay(ctx context.Context, ref fleet.VolumeRef) error
 	DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error
 	ListVolumes(ctx context.Context, cluster fleet.ClusterID) ([]fleet.VolumeStatus, error)
 	Check(ctx context.Context, c fleet.Cluster) (fleet.CheckReport, error)
@@ -169,6 +172,18 @@ func (g gatedProvider) MoveVolume(ctx context.Context, ref fleet.VolumeRef, to f
 		return err
 	})
 	return st, err
+}
+
+func (g gatedProvider) BeginOverlay(ctx context.Context, ref fleet.VolumeRef) error {
+	return g.call(ctx, sim.CallBeginOverlay, string(ref.ID), func(ctx context.Context, p provider) error { return p.BeginOverlay(ctx, ref) })
+}
+
+func (g gatedProvider) CommitOverlay(ctx context.Context, ref fleet.VolumeRef) error {
+	return g.call(ctx, sim.CallCommitOverlay, string(ref.ID), func(ctx context.Context, p provider) error { return p.CommitOverlay(ctx, ref) })
+}
+
+func (g gatedProvider) DropOverlay(ctx context.Context, ref fleet.VolumeRef) error {
+	return g.call(ctx, sim.CallDropOverlay, string(ref.ID), func(ctx context.Context, p provider) error { return p.DropOverlay(ctx, ref) })
 }
 
 func (g gatedProvider) DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error {

@@ -145,7 +145,7 @@ func hot(t testing.TB) map[string]string {
 		"ClusterByID": clusterByIDSQL, "ClusterByName": clusterByNameSQL, "DeleteCluster": deleteClusterSQL,
 		"LockServing": lockServingSQL, "InstancePlace": instancePlaceSQL, "DeletedVolumes": deletedVolumesSQL, "ObserveExit": observeExitSQL, "PruneKeys": pruneKeysSQL,
 		"Route": routeByNameSQL, "RouteByDNSName": routeByDNSNameSQL, "RoutesOf": routesOfSQL, "TakenName": takenSQL,
-		"RecordActivity": recordActivitySQL, "IdleCandidates": idleCandidatesSQL, "SchedulesSeen": schedulesSeenSQL, "LeasePorts": leasePortsSQL,
+		"RecordActivity": recordActivitySQL, "IdleCandidates": idleCandidatesSQL, "SchedulesSeen": schedulesSeenSQL, "LeasePorts": leasePortsSQL, "TrafficByID": trafficByIDSQL, "TrafficByName": trafficByNameSQL,
 	}
 	for name, q := range map[string]fleet.OperationQuery{
 		"OperationsOfResource": {Resource: fleet.NewID()}, "OperationsOfName": {Resource: "tenant-1"}, "OperationsOfResourceBefore": {Resource: fleet.NewID(), Before: "x"},
@@ -234,6 +234,7 @@ func TestQueryPlans(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, p.generic(newest, fmt.Sprint(args[0])).findings("operation"))
 	// Run, too: few rows are read, though a row is there for each installation.
+	require.Empty(t, p.generic(listTrafficSQL, "100").findings(""))
 	require.Empty(t, p.generic(idleCandidatesSQL, "100").findings(""))
 	require.Empty(t, p.generic(routesOfSQL, "ARRAY['"+string(w.cluster.Hosts[0].ID)+"']", "'"+bulkID(rows/2)+"'", "500").findings(""))
 	require.Empty(t, p.generic(pruneEventsSQL, "1000000000", "1000").findings("event"))

@@ -58,20 +58,33 @@ func (t *Tx) leasePorts(ctx context.Context, installations ...string) (dry bool,
 const (
 	offerPortsSQL = `INSERT INTO gateway_port (port) SELECT n FROM generate_series($1::int, $2::int) n
 WHERE NOT EXISTS (SELECT FROM gateway_port g WHERE g.port = n) ORDER BY n ON CONFLICT DO NOTHING`
+	// unreachedSQL finds who is to have ports of the gateway and has none: what was there
+	// before the gateway had any, or when it had too few.
+	unreachedSQL = `SELECT i.id FROM package p JOIN installation i ON i.package_id = p.id AND i.deleted_at IS NULL
+WHERE p.manifest -> 'ports' @> '[{"protocol": "tcp"}]' AND NOT EXISTS (SELECT FROM gateway_port g WHERE g.installation_id = i.id)
+ORDER BY i.id LIMIT $1`
 	withdrawPortsSQL = `DELETE FROM gateway_port WHERE installation_id IS NULL AND NOT port BETWEEN $1 AND $2`
 )
 
 // SetGatewayPorts says which TCP ports the gateway has for ports of installations,
 // both ends included; none where the last is below the first. What is leased
-// outside of them stays so until it is released.
+// outside of them stays so until it is released. Where there are more than before,
+// those that have had none get some, as far as they go.
 func (s *Store) SetGatewayPorts(ctx context.Context, first, last int) error {
 	return s.InTx(ctx, func(tx *Tx) error {
-		for _, query := range []string{offerPortsSQL, withdrawPortsSQL} {
-			if _, err := tx.exec(ctx, "setting the ports of the gateway", query, first, last); err != nil {
-				return err
-			}
+		more, err := tx.exec(ctx, "offering ports of the gateway", offerPortsSQL, first, last)
+		if err != nil {
+			return err
 		}
-		return nil
+		if _, err := tx.exec(ctx, "withdrawing ports of the gateway", withdrawPortsSQL, first, last); err != nil || more == 0 {
+			return err
+		}
+		var unreached []string
+		if err := tx.list(ctx, "finding who has no port of the gateway", &unreached, unreachedSQL, more); err != nil || len(unreached) == 0 {
+			return err
+		}
+		_, err = tx.leasePorts(ctx, unreached...)
+		return err
 	})
 }
 

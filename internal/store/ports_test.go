@@ -49,14 +49,18 @@ func TestGatewayPorts(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, a.Installation.GatewayPorts, "the gateway has no ports")
 
+	require.NoError(t, w.SetGatewayPorts(ctx, 30000, 30001))
+	first := []fleet.RoutePort{{Gateway: 30000, Port: 1883}, {Gateway: 30001, Port: 5432}}
+	require.Equal(t, first, w.installation("none").GatewayPorts, "what was there before")
+	w.sqlExec(t, "UPDATE gateway_port SET installation_id = NULL, guest_port = NULL")
+	w.sqlExec(t, "UPDATE installation SET deleted_at = dormouse_now(), state = 'deleted' WHERE name = 'none'")
 	require.NoError(t, w.SetGatewayPorts(ctx, 30000, 30004))
 	require.NoError(t, w.SetGatewayPorts(ctx, 30000, 30004))
 	a, err = w.createBroker("one")
 	require.NoError(t, err)
-	first := []fleet.RoutePort{{Gateway: 30000, Port: 1883}, {Gateway: 30001, Port: 5432}}
 	require.Equal(t, first, a.Installation.GatewayPorts, "from the first day")
 	require.Equal(t, first, w.installation("one").GatewayPorts)
-	require.Equal(t, first, w.list(fleet.InstallationQuery{})[1].GatewayPorts)
+	require.Equal(t, first, w.list(fleet.InstallationQuery{})[0].GatewayPorts)
 	a, err = w.createBroker("one")
 	require.NoError(t, err)
 	require.True(t, a.Replayed)

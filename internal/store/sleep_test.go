@@ -259,7 +259,7 @@ func TestIdleCandidates(t *testing.T) {
 	hour := now.Add(time.Hour)
 	w.tell(fleet.Activity{InstallationID: id["quiet"], LastAt: hour.Add(-20 * time.Minute), Requests: 3, BytesIn: 1, BytesOut: 2},
 		fleet.Activity{InstallationID: id["visited"], LastAt: hour.Add(-5 * time.Minute), Requests: 1},
-		fleet.Activity{InstallationID: id["open"], LastAt: hour.Add(-20 * time.Minute), Open: 2},
+		fleet.Activity{InstallationID: id["open"], LastAt: hour.Add(-21 * time.Minute), Open: 2},
 		fleet.Activity{InstallationID: "gone", LastAt: hour, Requests: 1},
 		fleet.Activity{InstallationID: id["quiet"], LastAt: hour.Add(-30 * time.Minute), Requests: 4, BytesIn: 1})
 	idle, _ = w.idle(100)
@@ -270,6 +270,20 @@ func TestIdleCandidates(t *testing.T) {
 	require.Equal(t, "7 2 2", w.text(t, "SELECT requests || ' ' || bytes_in || ' ' || bytes_out FROM installation_activity WHERE installation_id = $1", id["quiet"]))
 	require.Equal(t, 3, w.count(t, "SELECT count(*) FROM installation_activity"))
 	require.WithinDuration(t, hour.Add(-20*time.Minute), w.installation("quiet").LastActiveAt, time.Second)
+
+	told, err := w.ListTraffic(context.Background(), 2)
+	require.NoError(t, err)
+	require.Equal(t, []string{"visited", "quiet"}, []string{told[0].Name, told[1].Name}, "the latest first")
+	one, err := w.Traffic(context.Background(), "quiet")
+	require.NoError(t, err)
+	told[1].Now = one.Now
+	require.Equal(t, one, told[1])
+	require.Equal(t, []any{int64(7), fleet.StateStable, 600, fleet.OperationKind("")}, []any{one.Requests, one.State, one.Idle.IdleAfterSeconds, one.Busy})
+	one, err = w.Traffic(context.Background(), string(id["busy"]))
+	require.NoError(t, err)
+	require.Equal(t, []any{fleet.OperationMove, true, true}, []any{one.Busy, one.LastAt.IsZero(), one.ToldAt.IsZero()})
+	_, err = w.Traffic(context.Background(), "none")
+	require.Equal(t, fleet.KindNotFound, fleet.KindOf(err))
 
 	w.later(time.Hour + 4*time.Minute) // what was open was told too long ago
 	idle, _ = w.idle(100)

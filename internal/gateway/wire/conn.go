@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"time"
 )
 
@@ -47,11 +46,12 @@ func (b *bodyStream) next(limit int, wait bool) ([]byte, error) {
 func (b *bodyStream) ended() bool      { return b.kind == bodyLength && b.left == 0 }
 func (b *bodyStream) trailer() []field { return b.body.trailer }
 
-func (s *Server) newConn(nc net.Conn, client netip.AddrPort, tls bool) *conn {
-	c := &conn{s: s, net: nc, client: client.Addr().Unmap().WithZone("").String()}
-	c.life.client, c.life.raw = nc, rawConn(nc)
-	c.in.init(nc, &s.buffers)
-	c.head = Head{Client: client, TLS: tls, Header: c.header}
+func (s *Server) newConn(a arrival, tls bool) *conn {
+	c := &conn{s: s, net: a.Conn, client: a.client.Addr().WithZone("").String()}
+	c.life.client, c.life.raw = a.Conn, rawConn(a.Conn)
+	c.in.init(a.Conn, &s.buffers)
+	c.in.unread(a.before)
+	c.head = Head{Client: a.client, TLS: tls, Header: c.header}
 	c.idle.Store(true)
 	return c
 }
@@ -67,13 +67,13 @@ func (c *conn) header(name string) string {
 func (c *conn) serve() {
 	defer c.in.release()
 	wait := c.s.o.HeaderTimeout
-	for !c.closes {
+	for first := true; !c.closes; first = false {
 		head, err := c.readHead(wait)
 		if err != nil {
 			c.refuse(err)
 			break
 		}
-		if c.s.o.H2C && string(head) == h2Preface && !c.head.TLS {
+		if first && c.s.o.H2C && string(head) == h2Preface && !c.head.TLS {
 			c.serveHTTP2()
 			return
 		}
@@ -94,8 +94,7 @@ const h2Preface = "PRI * HTTP/2.0\r\n\r\n"
 
 // serveHTTP2 hands the connection over, with what has been read of it.
 func (c *conn) serveHTTP2() {
-	nc := newWatched(c.net)
-	nc.before = append([]byte(h2Preface), c.in.buffered()...)
+	nc := newWatched(arrival{Conn: c.net, client: c.head.Client, before: append([]byte(h2Preface), c.in.buffered()...)})
 	c.in.release()
 	c.s.h2.hand(nc)
 	nc.wait()

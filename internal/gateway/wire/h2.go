@@ -45,7 +45,11 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request) {
 	}
 	client, _ := netip.ParseAddrPort(r.RemoteAddr) // zero where the connection has none
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-	head := &Head{Method: r.Method, Target: r.RequestURI, Host: r.Host, Client: client, TLS: r.TLS != nil, Header: h.header}
+	size := len(r.RequestURI) + len(r.Host)
+	for i := range h.req.fields {
+		size += len(h.req.fields[i].name) + len(h.req.fields[i].value)
+	}
+	head := &Head{Size: size, Method: r.Method, Target: r.RequestURI, Host: r.Host, Client: client, TLS: r.TLS != nil, Header: h.header}
 	pass, answer := s.o.Handler.Enter(&h.life, head)
 	switch {
 	case pass != nil:

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -14,6 +15,9 @@ type Options struct {
 
 	// H2C: without TLS, too, HTTP/2 is spoken with clients that begin with its preface (RFC 9113, 3.3).
 	H2C bool
+	// ProxyFrom lists peers that say with the PROXY protocol (version 1 or 2) who the
+	// client is. They must; what others send of the kind is not looked at.
+	ProxyFrom []netip.Prefix
 	// Panicked is told what a call of the Handler panicked with, which costs the client its
 	// connection; without it, the process ends.
 	Panicked func(value any)

@@ -59,19 +59,19 @@ func (s *Server) giveWork(w *work) {
 // Serve answers the connections of a listener until Shutdown, and then returns
 // http.ErrServerClosed. The listener is closed in any case.
 func (s *Server) Serve(l net.Listener) error {
-	return s.accept(l, func(nc net.Conn, client netip.AddrPort) { s.serveHTTP1(nc, client, false) })
+	return s.accept(l, func(a arrival) { s.serveHTTP1(a, false) }, answerRefused)
 }
 
-func (s *Server) serveHTTP1(nc net.Conn, client netip.AddrPort, tls bool) {
-	c := s.newConn(nc, client, tls)
+func (s *Server) serveHTTP1(a arrival, tls bool) {
+	c := s.newConn(a, tls)
 	if s.lives.add(&c.life) {
 		defer s.lives.remove(&c.life)
 		c.serve()
 	}
 }
 
-// accept calls serve for each connection, in a goroutine of its own.
-func (s *Server) accept(l net.Listener, serve func(net.Conn, netip.AddrPort)) error {
+// accept calls serve for each connection, in a goroutine of its own, and refuse for those too many.
+func (s *Server) accept(l net.Listener, serve func(arrival), refuse func(net.Conn, *Answer)) error {
 	defer l.Close()
 	if !s.listen(l) {
 		return http.ErrServerClosed
@@ -95,11 +95,11 @@ func (s *Server) accept(l net.Listener, serve func(net.Conn, netip.AddrPort)) er
 			return err
 		}
 		pause = 0
-		go s.serveConn(nc, serve)
+		go s.serveConn(nc, serve, refuse)
 	}
 }
 
-func (s *Server) serveConn(nc net.Conn, serve func(net.Conn, netip.AddrPort)) {
+func (s *Server) serveConn(nc net.Conn, serve func(arrival), refuse func(net.Conn, *Answer)) {
 	defer nc.Close()
 	defer func() {
 		if v := recover(); v != nil {
@@ -109,15 +109,26 @@ func (s *Server) serveConn(nc net.Conn, serve func(net.Conn, netip.AddrPort)) {
 			s.o.Panicked(v)
 		}
 	}()
-	client := addrPort(nc.RemoteAddr())
-	if refused := s.enter(client.Addr()); refused != nil {
-		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = nc.Write(refused)
+	a, err := s.arrive(nc)
+	if err != nil {
 		return
 	}
-	defer s.leave(client.Addr())
-	serve(nc, client)
+	if refused := s.enter(a.client.Addr()); refused != nil {
+		refuse(nc, refused)
+		return
+	}
+	defer s.leave(a.client.Addr())
+	serve(a)
 }
+
+// answerRefused tells a client of HTTP why it is not served.
+func answerRefused(nc net.Conn, a *Answer) {
+	_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = nc.Write(a.appendTo(nil, time.Now(), "Connection: close\r\n", false))
+}
+
+// closeUnanswered is answerRefused for clients that would not understand.
+func closeUnanswered(net.Conn, *Answer) {}
 
 func addrPort(a net.Addr) netip.AddrPort {
 	if tcp, ok := a.(*net.TCPAddr); ok {
@@ -138,7 +149,7 @@ func sourceOf(a netip.Addr) netip.Addr {
 }
 
 // enter counts a connection; it returns what is answered to one too many.
-func (s *Server) enter(a netip.Addr) []byte {
+func (s *Server) enter(a netip.Addr) *Answer {
 	a = sourceOf(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,7 +166,7 @@ func (s *Server) enter(a netip.Addr) []byte {
 	}
 	answer := refusal(e)
 	answer.Header.Set("Retry-After", "5")
-	return answer.appendTo(nil, time.Now(), "Connection: close\r\n", false)
+	return answer
 }
 
 func (s *Server) leave(a netip.Addr) {

@@ -54,6 +54,14 @@ func (s *stream) init(conn net.Conn, b *buffers) {
 	}
 }
 
+// unread gives back what somebody else has read; it fits a buffer.
+func (s *stream) unread(p []byte) {
+	if len(p) > 0 {
+		s.buf = s.buffers.get()
+		s.r, s.w = 0, copy(s.buf, p)
+	}
+}
+
 func (s *stream) buffered() []byte { return s.buf[s.r:s.w] }
 
 func (s *stream) release() {

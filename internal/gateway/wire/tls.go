@@ -7,7 +7,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -22,8 +21,8 @@ func (s *Server) ServeTLS(l net.Listener, config *tls.Config) error {
 		return p == "h2" || p == "http/1.1"
 	})...)
 	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
-	return s.accept(l, func(nc net.Conn, client netip.AddrPort) {
-		watched := newWatched(nc)
+	return s.accept(l, func(a arrival) {
+		watched := newWatched(a)
 		conn := tls.Server(watched, config)
 		ctx, cancel := context.WithTimeout(context.Background(), s.o.HeaderTimeout)
 		err := conn.HandshakeContext(ctx)
@@ -36,21 +35,22 @@ func (s *Server) ServeTLS(l net.Listener, config *tls.Config) error {
 			s.h2.hand(conn)
 			watched.wait()
 		case "http/1.1", "":
-			s.serveHTTP1(conn, client, true)
+			s.serveHTTP1(arrival{Conn: conn, client: a.client}, true)
 			_ = conn.Close()
 		}
-	})
+	}, closeUnanswered)
 }
 
-// watchedConn tells when it is closed.
+// watchedConn tells when it is closed, and who its client is.
 type watchedConn struct {
-	net.Conn
+	arrival
 	once   sync.Once
 	closed chan struct{}
-	before []byte // what has been read of it already
 }
 
-func newWatched(nc net.Conn) *watchedConn { return &watchedConn{Conn: nc, closed: make(chan struct{})} }
+func newWatched(a arrival) *watchedConn { return &watchedConn{arrival: a, closed: make(chan struct{})} }
+
+func (c *watchedConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.client) }
 
 func (c *watchedConn) NetConn() net.Conn { return c.Conn }
 

@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"sync/atomic"
 )
@@ -83,6 +84,11 @@ func (w *oneWay) pump() error {
 			}
 			w.moved(len(p))
 			w.from.r = w.from.w
+			if len(p) == bufferSize && !w.half.Load() {
+				if err := w.splice(); err != nil {
+					return ignoreEOF(err)
+				}
+			}
 		}
 		if w.half.Load() {
 			w.rd.set(w.s.lives.after(w.s.o.IdleTimeout))
@@ -92,10 +98,33 @@ func (w *oneWay) pump() error {
 			return ErrSlow
 		}
 		if err != nil {
-			if err == io.EOF {
-				return nil
-			}
-			return err
+			return ignoreEOF(err)
 		}
 	}
+}
+
+func ignoreEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// spliceSize is what is moved at once where much arrives. It is counted once all of
+// it has gone.
+const spliceSize = 256 << 10
+
+// splice has the kernel move bytes, where both sides are sockets.
+func (w *oneWay) splice() error {
+	from, ok := w.from.conn.(*net.TCPConn)
+	to, both := w.to.conn.(*net.TCPConn)
+	if !ok || !both {
+		return nil
+	}
+	n, err := to.ReadFrom(&io.LimitedReader{R: from, N: spliceSize})
+	w.moved(int(n))
+	if err == nil && n < spliceSize {
+		err = io.EOF
+	}
+	return err
 }

@@ -39,9 +39,14 @@ type channel struct {
 	next int64
 	// waiting are the commands whose answers somebody waits for, by ID.
 	waiting map[int64]*request
+	// quiet: the next connection begins without a ping.
+	quiet bool
 	// resend is sent whenever a connection is made; nil sends nothing but a ping.
 	resend *guest.Command
 }
+
+// channelOptions say how a channel begins.
+type channelOptions struct{ Quiet bool }
 
 // request is a command whose answer somebody waits for.
 type request struct {
@@ -49,13 +54,14 @@ type request struct {
 	answer  chan guest.Message
 }
 
-// newChannel begins to connect. onMessage is called from one goroutine, in
+// newChannel begins to connect, and asks the guest for its last event, unless this
+// is to be quiet at first. onMessage is called from one goroutine, in
 // order. done is closed after ctx has ended and all that was received has been handed over.
-func newChannel(ctx context.Context, dial func(context.Context) (net.Conn, error), onMessage func(guest.Message)) *channel {
+func newChannel(ctx context.Context, dial func(context.Context) (net.Conn, error), onMessage func(guest.Message), o channelOptions) *channel {
 	c := &channel{
 		dial: dial, onMessage: onMessage, done: make(chan struct{}), waiting: map[int64]*request{},
 		// What a guest still has to say to an earlier host must not answer this one.
-		next: time.Now().UnixNano(),
+		next: time.Now().UnixNano(), quiet: o.Quiet,
 	}
 	go c.run(ctx)
 	return c
@@ -87,7 +93,11 @@ func (c *channel) serve(ctx context.Context, conn net.Conn) int {
 	defer conn.Close()
 	c.mu.Lock()
 	c.conn = conn
-	err := c.write(guest.Command{Verb: guest.VerbPing})
+	var err error
+	if !c.quiet {
+		err = c.write(guest.Command{Verb: guest.VerbPing})
+	}
+	c.quiet = false
 	if err == nil && c.resend != nil {
 		err = c.write(*c.resend)
 	}

@@ -68,22 +68,19 @@ func (p *Provider) cloneAddress(spec *fleet.InstanceSpec) error {
 		p.nextClone = first
 	}
 	// Each is used again as late as possible: somebody may still speak with the last.
-	for at, tried := p.nextClone, false; ; at = at.Next() {
+	for range len(p.cloneAddresses) + 1 {
+		at := p.nextClone
 		if !prefix.Contains(at.Next()) { // the last is the broadcast address
 			at = first
 		}
-		if tried && at == p.nextClone {
-			return fleet.Failure(fleet.ReasonNoAddress, "all addresses of %s are in use by clones: delete some", pool)
-		}
-		tried = true
-		if _, taken := p.cloneAddresses[at]; taken {
-			continue
-		}
-		p.cloneAddresses[at] = spec.ID
 		p.nextClone = at.Next()
-		spec.Network = &fleet.Network{Address: netip.PrefixFrom(at, prefix.Bits()).String(), Gateway: gateway.String()}
-		return nil
+		if _, taken := p.cloneAddresses[at]; !taken {
+			p.cloneAddresses[at] = spec.ID
+			spec.Network = &fleet.Network{Address: netip.PrefixFrom(at, prefix.Bits()).String(), Gateway: gateway.String()}
+			return nil
+		}
 	}
+	return fleet.Failure(fleet.ReasonNoAddress, "all addresses of %s are in use by clones: delete some", pool)
 }
 
 // keepCloneAddress notes an address found in the journal.

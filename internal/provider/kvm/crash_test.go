@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -80,7 +81,9 @@ func playWorker(dir string, args []string) {
 	epoch, err := strconv.ParseInt(args[0], 10, 64)
 	var p *Provider
 	if err == nil {
-		p, err = New(context.Background(), fakeOptions(dir, filepath.Join(filepath.Dir(os.Args[0]), "fake-qemu")))
+		o := fakeOptions(dir, filepath.Join(filepath.Dir(os.Args[0]), "fake-qemu"))
+		o.PackAfter = time.Duration(epoch % 2) // every other one packs at once
+		p, err = New(context.Background(), o)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -94,7 +97,7 @@ func playWorker(dir string, args []string) {
 			spec.Volume = &fleet.VolumeRef{ID: volume, Epoch: at.Epoch}
 		}
 		fmt.Println("begins")
-		switch rand.IntN(6) {
+		switch rand.IntN(11) {
 		case 0, 1:
 			_, err = p.Ensure(ctx, spec)
 		case 2:
@@ -105,10 +108,16 @@ func playWorker(dir string, args []string) {
 			err = p.Delete(ctx, at)
 		case 5:
 			_, err = p.EnsureVolume(ctx, fleet.VolumeSpec{ID: volume, ClusterID: "cluster", Epoch: at.Epoch, SizeMiB: 16 + rand.IntN(64)})
+		case 6, 7, 8:
+			_, _ = p.Wake(ctx, at.ID) // one that is not ready is not saved
+			_, err = p.Suspend(ctx, at, fleet.SuspendOptions{})
+		case 9, 10:
+			_, err = p.Wake(ctx, at.ID)
 		}
 		fmt.Println("ended", fleet.KindOf(err))
 		switch fleet.KindOf(err) {
 		case "", fleet.KindNotFound, fleet.KindConflict, fleet.KindInvalid:
+		case fleet.KindUnavailable: // about to be started, or switched off before it was ready
 		default:
 			fmt.Println("wrong:", err)
 		}
@@ -143,7 +152,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		}
 		return ours
 	}
-	const kills = 10
+	const kills = 15
 	for round := range kills {
 		cmd := exec.Command(worker, append([]string{s.o.DataDir, strconv.Itoa(round + 1), volume}, ids...)...)
 		cmd.Stderr = os.Stderr
@@ -155,6 +164,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			require.True(t, lines.Scan())
 			require.NotContains(t, lines.Text(), "wrong")
 		}
+		<-time.After(rand.N(40 * time.Millisecond)) // in the midst of something
 		require.NoError(t, cmd.Process.Kill())
 		require.Error(t, cmd.Wait())
 		machines()
@@ -164,11 +174,25 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	require.NoError(t, s.instanceJournal.each(func(id string, body []byte) error {
 		rec, err := decodeInstance(id, body)
 		require.NoError(t, err)
-		if rec.Want != fleet.PowerOn {
+		spec := fleet.InstanceSpec{ID: fleet.InstanceID(id)}
+		switch {
+		case rec.Want == fleet.PowerOn:
+			s.await(spec, healthy)
+			delete(running, id)
+		case rec.Asleep && rec.Saved.memory():
+			require.Empty(t, running[id], "asleep and running")
+			st := s.wake(spec)
+			require.Empty(t, st.ColdReason, "what sleeps can be woken")
+			s.await(spec, healthy)
+		default:
 			return nil
 		}
-		s.await(fleet.InstanceSpec{ID: fleet.InstanceID(id)}, healthy)
-		delete(running, id)
+		v := s.known(spec.ID).vm
+		if v.settled != nil {
+			<-v.settled
+		}
+		g := s.guest(spec)
+		require.True(t, g.Running && !g.Frozen, "%+v", g)
 		return nil
 	}))
 	for id := range running {

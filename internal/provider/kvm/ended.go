@@ -42,6 +42,10 @@ type ending struct {
 // again where that was asked for while it stopped.
 func (i *instance) ended(v *vm, status *unix.WaitStatus) {
 	_ = i.lock(context.Background())
+	if v.isDiscarded() {
+		i.unlock()
+		return
+	}
 	v.mu.Lock()
 	e := &ending{
 		asked: v.stopping || i.rec.Want == fleet.PowerOff, killed: v.killed, gone: v.gone, shutdown: v.shutdown, status: status,
@@ -153,7 +157,7 @@ func (i *instance) startFailed(err error) {
 // cleanUp removes what only a running machine needs.
 func (i *instance) cleanUp() {
 	i.releaseVolume()
-	if !i.rec.Asleep {
+	if !i.rec.Asleep || !i.rec.Saved.memory() {
 		i.dropRAM()
 		_ = os.Remove(i.statePath())
 	}

@@ -76,13 +76,16 @@ func playQEMU(args []string) {
 		fmt.Fprintln(os.Stderr, "fake-qemu: cannot set up guest memory: Cannot allocate memory")
 		os.Exit(1)
 	}
-	f := &fakeMachine{behaviour: behaviour, name: between(line, "-name guest=", " ")}
+	f := newFakeMachine(behaviour, line)
 	if strings.Contains(line, "backing=base") {
 		f.playDisk(line) // does not return
 	}
 	f.console = inheritedFile(between(line, "-add-fd fd=", ",set=1"))
 	go f.serve(inheritedFile(between(line, "id=qmp,fd=", ",")), f.qmp)
 	go f.serve(inheritedFile(between(line, "id=channel,fd=", ",")), f.channel)
+	if f.incoming {
+		untilKilled()
+	}
 	fmt.Fprintln(f.console, "fake guest: runs", behaviour)
 	switch behaviour {
 	case "panic":
@@ -139,11 +142,6 @@ func (f *fakeMachine) playDisk(line string) {
 	f.serve(inheritedFile(between(line, "id=qmp,fd=", ",")), f.qmp)
 }
 
-type fakeMachine struct {
-	behaviour, name string
-	console         *os.File
-}
-
 func (f *fakeMachine) serve(socket *os.File, speak func(net.Conn)) {
 	l, err := net.FileListener(socket)
 	if err != nil {
@@ -160,26 +158,15 @@ func (f *fakeMachine) serve(socket *os.File, speak func(net.Conn)) {
 	}
 }
 
-func (f *fakeMachine) qmp(conn net.Conn) {
-	fmt.Fprintln(conn, `{"QMP": {}}`)
-	for lines := bufio.NewScanner(conn); lines.Scan(); {
-		var c struct {
-			Execute string
-			ID      int64
-		}
-		_ = json.Unmarshal(lines.Bytes(), &c)
-		fmt.Fprintf(conn, `{"return": {"name": %q}, "id": %d}`+"\n", f.name, c.ID)
-		if c.Execute == "system_powerdown" {
-			fmt.Fprintln(conn, `{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}`)
-			os.Exit(0)
-		}
-	}
-}
-
 // channel plays init. What it says depends on nothing but the behaviour, so that
 // a host that connects again hears the last event again.
 func (f *fakeMachine) channel(conn net.Conn) {
 	say := func(m guest.Message) { _ = json.NewEncoder(conn).Encode(m) }
+	f.awaitRunning()
+	if f.incoming { // it said all that before it slept
+		f.listen(conn, say)
+		return
+	}
 	say(guest.Message{Event: guest.EventHello})
 	switch {
 	case f.behaviour == "boot": // says no more
@@ -197,10 +184,17 @@ func (f *fakeMachine) channel(conn net.Conn) {
 	default:
 		say(guest.Message{Event: guest.EventReady, Restarts: 1})
 	}
+	f.listen(conn, say)
+}
+
+func (f *fakeMachine) listen(conn net.Conn, say func(guest.Message)) {
 	for lines := bufio.NewScanner(conn); lines.Scan(); {
 		var c guest.Command
 		_ = json.Unmarshal(lines.Bytes(), &c)
-		say(guest.Message{Event: guest.EventDone, ID: c.ID})
+		f.awaitRunning()
+		if !f.obey(c, say) {
+			continue
+		}
 		if c.Verb == guest.VerbShutdown && f.behaviour != "stubborn" {
 			f.end(say, guest.Message{Event: guest.EventGone, Reason: guest.GoneStopped})
 		}

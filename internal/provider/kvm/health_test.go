@@ -97,7 +97,7 @@ func TestChannel(t *testing.T) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-	}, func(m guest.Message) { heard <- m })
+	}, func(m guest.Message) { heard <- m }, channelOptions{})
 	connect := func() (net.Conn, *json.Decoder) {
 		ours, theirs := net.Pipe()
 		conns <- ours

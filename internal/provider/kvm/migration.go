@@ -24,6 +24,9 @@ const (
 // maxBandwidth is no bound, in bytes a second.
 const maxBandwidth = 1 << 40
 
+// errQEMUEnded is what is left to say of a QEMU that does not answer any more.
+var errQEMUEnded = fmt.Errorf("QEMU has ended: %w", qmp.ErrClosed)
+
 // control is a QEMU to save and load with.
 type control struct {
 	*qmp.Client
@@ -77,15 +80,13 @@ func (c control) save(ctx context.Context, to *os.File) error {
 	return c.awaitMigration(ctx)
 }
 
-// load reads the state from the file that QEMU has inherited by that number.
-func (c control) load(ctx context.Context, from int, more ...string) error {
+// beginLoad has the state read from the file that QEMU has inherited by that
+// number; awaitMigration waits for the end of that.
+func (c control) beginLoad(ctx context.Context, from int, more ...string) error {
 	if err := c.prepareMigration(ctx, more...); err != nil {
 		return err
 	}
-	if err := c.Execute(ctx, "migrate-incoming", map[string]any{"uri": fmt.Sprintf("fd:%d", from)}, nil); err != nil {
-		return err
-	}
-	return c.awaitMigration(ctx)
+	return c.Execute(ctx, "migrate-incoming", map[string]any{"uri": fmt.Sprintf("fd:%d", from)}, nil)
 }
 
 func (c control) awaitMigration(ctx context.Context) error {
@@ -99,7 +100,7 @@ func (c control) awaitMigration(ctx context.Context) error {
 				return c.migrationError(ctx, status)
 			}
 		case <-c.Done():
-			return errors.New("QEMU has ended")
+			return errQEMUEnded
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -175,7 +175,7 @@ func qemuProcesses() (map[string][]int, error) {
 		if err != nil {
 			continue
 		}
-		cmdline, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		cmdline, err := commandLine(pid, time.Now().Add(executePatience))
 		if err != nil {
 			continue // it has just ended
 		}
@@ -186,4 +186,25 @@ func qemuProcesses() (map[string][]int, error) {
 		}
 	}
 	return found, nil
+}
+
+// executePatience is how long a process may take from closing what its program is
+// not to have to having arguments.
+const executePatience = 2 * time.Second
+
+// commandLine returns a process's arguments, each with a zero byte after it. One that is
+// just executing its program has let go of the data directory's lock already, and
+// has no arguments yet: it is waited for.
+func commandLine(pid int, until time.Time) ([]byte, error) {
+	for {
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || len(cmdline) > 0 {
+			return cmdline, err
+		}
+		// Threads of the kernel and zombies have no program.
+		if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil || time.Now().After(until) {
+			return nil, err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }

@@ -188,7 +188,7 @@ func (i *instance) adopt(proc process, command guest.Command) error {
 	if used, err := kibField(fmt.Sprintf("/proc/%d/status", proc.PID), "VmRSS:"); err == nil {
 		i.p.memoryAtStart += used
 	}
-	i.vm = newVM(i, w)
+	i.vm = newVM(i, w, toBoot)
 	i.vm.began(i.rec.Start)
 	v := i.vm
 	v.settled = make(chan struct{})
@@ -268,6 +268,7 @@ func (p *Provider) sweepDirectories() error {
 			}
 		}
 		_ = os.Remove(i.console().old + tempSuffix)
+		_ = os.Remove(i.packedPath() + tempSuffix)
 	}
 	if entries, err = os.ReadDir(p.volumeDir); err != nil {
 		return fmt.Errorf("looking for leftovers: %w", err)

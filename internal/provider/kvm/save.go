@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"dormouse/internal/guest"
+	"dormouse/internal/provider/kvm/qmp"
 )
 
 const (
@@ -54,13 +56,6 @@ func (i *instance) sleepWarm(ctx context.Context, v *vm) error {
 // saveMemory brings everything to the disk and has it loaded once; what is
 // then to be committed is in i.rec.
 func (i *instance) saveMemory(ctx context.Context, v *vm) error {
-	if v.settled != nil {
-		select {
-		case <-v.settled:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 	c, err := v.control(ctx)
 	if err != nil {
 		return err
@@ -75,6 +70,9 @@ func (i *instance) saveMemory(ctx context.Context, v *vm) error {
 		return err
 	}
 	if err := v.freeze(ctx); err != nil {
+		if v.stoppedByFullDisk(ctx) {
+			err = fmt.Errorf("the guest can't write to its volume: %w", syscall.ENOSPC)
+		}
 		return err
 	}
 	if err := c.Execute(ctx, "stop", nil, nil); err != nil {
@@ -99,6 +97,9 @@ func (i *instance) saveMemory(ctx context.Context, v *vm) error {
 	if err != nil {
 		return err
 	}
+	v.mu.Lock()
+	saved.Restarts = v.restarts
+	v.mu.Unlock()
 	i.fallAsleep(saved, "")
 	return nil
 }
@@ -145,14 +146,23 @@ func (i *instance) goOn(v *vm) {
 	ctx, cancel := context.WithTimeout(v.ctx, goOnPatience)
 	defer cancel()
 	err := v.goOn(ctx, guest.Command{Verb: guest.VerbThaw})
+	if errors.Is(err, qmp.ErrClosed) {
+		// It has ended by itself, which is about to be seen.
+		select {
+		case <-v.ctx.Done():
+		case <-ctx.Done():
+		}
+	}
 	if err == nil || errors.Is(err, errUnknownVerb) || v.ctx.Err() != nil {
 		return
 	}
+	status, stop := context.WithTimeout(v.ctx, goOnPatience)
+	defer stop()
+	if v.stoppedByFullDisk(status) {
+		return // it goes on when there is room; the thaw waits for it in the channel
+	}
 	i.p.log.WithField("instance", i.id).WithError(err).Error("a guest does not run again after a save that was given up; it is booted")
-	v.mu.Lock()
-	v.again = true
-	v.mu.Unlock()
-	v.kill()
+	v.startAgain()
 }
 
 // goOn has QEMU run, and the guest do what it needs then.
@@ -170,7 +180,7 @@ func (v *vm) goOn(ctx context.Context, command guest.Command) error {
 			return err
 		}
 	}
-	if v.i.rec.Spec.Kernel.Silent() {
+	if v.silent {
 		return nil
 	}
 	return v.guest.ask(ctx, command)
@@ -186,41 +196,70 @@ func (v *vm) settle(command guest.Command) {
 	ctx, cancel := context.WithTimeout(v.ctx, settlePatience)
 	defer cancel()
 	err := v.awaitLoaded(ctx)
-	if err == nil {
-		err = v.goOn(ctx, command)
-	}
-	if err == nil || errors.Is(err, errUnknownVerb) || v.ctx.Err() != nil {
+	if err != nil && v.ctx.Err() == nil {
+		v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("an adopted machine does not run; it is booted")
+		v.startAgain()
 		return
 	}
-	v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("an adopted machine can't be told to go on")
+	if err = v.goOn(ctx, command); err != nil && !errors.Is(err, errUnknownVerb) && v.ctx.Err() == nil {
+		v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("an adopted machine can't be told to go on")
+	}
+}
+
+// startAgain ends a machine that is of no use and has it booted.
+func (v *vm) startAgain() {
+	v.mu.Lock()
+	v.again = true
+	v.mu.Unlock()
+	v.kill()
 }
 
 // settlePatience is how long an adopted machine may take to answer: one that
 // boots does not listen yet.
 const settlePatience = time.Minute
 
-// awaitLoaded waits for the end of a load that an earlier provisioner began.
+// awaitSettled waits until an adopted machine is known to run, and what its guest
+// said last has been heard.
+func (v *vm) awaitSettled(ctx context.Context) error {
+	if v.settled == nil {
+		return nil
+	}
+	timer := time.NewTimer(freezePatience)
+	defer timer.Stop()
+	select {
+	case <-v.settled:
+		return nil
+	case <-timer.C:
+		return errors.New("it has not answered since it was adopted")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// loadPatience is how long an adopted machine may go on loading what an earlier
+// provisioner had it load.
+const loadPatience = 5 * time.Second
+
+// awaitLoaded waits for the end of such a load.
 func (v *vm) awaitLoaded(ctx context.Context) error {
 	c, err := v.control(ctx)
 	if err != nil {
 		return err
 	}
-	for {
+	for began := time.Now(); ; {
 		st, err := c.status(ctx)
 		if err != nil || st.Status != statusIncoming {
 			return err
 		}
+		if time.Since(began) > loadPatience {
+			return errors.New("it has not loaded its state")
+		}
 		select {
 		case <-v.migration:
 		case <-c.Done():
-			return errors.New("QEMU has ended")
-		case <-time.After(time.Second):
-			// The event may have come before this connection. A load that nobody has begun never ends.
+			return errQEMUEnded
+		case <-time.After(100 * time.Millisecond): // the event may have come before this connection
 		case <-ctx.Done():
-			v.mu.Lock()
-			v.again = true
-			v.mu.Unlock()
-			v.kill()
 			return ctx.Err()
 		}
 	}

@@ -25,6 +25,9 @@ func (i *instance) start(ctx context.Context) error {
 	if stopping {
 		return fleet.Errorf(fleet.KindUnavailable, "starting instance %s: this host's provisioner is stopping", i.id)
 	}
+	if i.stopPacking != nil {
+		i.stopPacking()
+	}
 	if i.rec.Asleep && i.rec.Saved.memory() {
 		cold, err := i.restore(ctx)
 		if cold == "" || err != nil {
@@ -66,7 +69,7 @@ func (i *instance) launch(r *prepared) error {
 		i.p.log.WithField("instance", i.id).WithError(err).Warn("the journal does not name the machine's process")
 	}
 	i.resuming, i.startedAt = false, i.p.o.Clock()
-	i.vm = newVM(i, proc)
+	i.vm = newVM(i, proc, toBoot)
 	i.vm.began(fleet.StartBooted)
 	i.p.log.WithField("instance", i.id).WithField("pid", proc.pid).WithField("boot", i.rec.Boots).Info("machine started")
 	return nil

@@ -53,7 +53,10 @@ func (i *instance) verify(ctx context.Context) (r *prepared, err error) {
 	defer client.Close()
 	c := control{Client: client, told: told}
 	// The disks are left to the machine that was saved.
-	if err := c.load(ctx, from, "late-block-activate"); err != nil {
+	if err := c.beginLoad(ctx, from, "late-block-activate"); err != nil {
+		return r, err
+	}
+	if err := c.awaitMigration(ctx); err != nil {
 		return r, err
 	}
 	st, err := c.status(ctx)

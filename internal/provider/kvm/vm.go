@@ -33,8 +33,9 @@ const (
 type vm struct {
 	i    *instance
 	proc *watched
-	// exited is closed when the end has been recorded, or watching has been given up.
-	exited chan struct{}
+	// dead is closed when the process has ended, exited when that has been recorded,
+	// or watching has been given up.
+	dead, exited chan struct{}
 	// ctx ends with the process or the provider.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -47,9 +48,12 @@ type vm struct {
 	settled chan struct{}
 	// becameReady is closed when the guest is ready for the first time.
 	becameReady chan struct{}
-	// health, endpoints and grace never change.
+	// becameHealthy is closed when the health check has been answered for the first time.
+	becameHealthy chan struct{}
 	// volume is the one that the machine has for itself; nil where it has none.
-	volume    *fleet.VolumeRef
+	volume *fleet.VolumeRef
+	// silent, health, endpoints and grace never change.
+	silent    bool
 	health    fleet.Health
 	endpoints map[int]string
 	grace     time.Duration
@@ -81,14 +85,18 @@ type vm struct {
 	notified  time.Time
 	notifying bool
 	readyOnce sync.Once
+	// healthyOnce is of becameHealthy; retrying: an io-error is looked at soon.
+	healthyOnce sync.Once
+	retrying    bool
 }
 
-// newVM begins to watch a QEMU that runs. Needs the instance's lock.
-func newVM(i *instance, proc *watched) *vm {
+// newVM begins to watch a QEMU that runs. Needs the instance's lock. A guest that
+// goes on from a sleep is not asked for what it said last: it has better to do.
+func newVM(i *instance, proc *watched, purpose purpose) *vm {
 	v := &vm{
-		i: i, proc: proc, exited: make(chan struct{}), becameReady: make(chan struct{}),
+		i: i, proc: proc, dead: make(chan struct{}), exited: make(chan struct{}), becameReady: make(chan struct{}), becameHealthy: make(chan struct{}),
 		qmpUp: make(chan struct{}), qmpDone: make(chan struct{}), migration: make(chan string, 16),
-		health: i.rec.Spec.Manifest.Health, endpoints: i.rec.Endpoints,
+		silent: i.rec.Spec.Kernel.Silent(), health: i.rec.Spec.Manifest.Health, endpoints: i.rec.Endpoints,
 		state: fleet.HealthUnknown, detail: "the guest is booting",
 	}
 	v.grace = i.p.o.StopGrace
@@ -101,7 +109,12 @@ func newVM(i *instance, proc *watched) *vm {
 	v.ctx, v.cancel = context.WithCancel(i.p.ctx)
 	v.guest = newChannel(v.ctx, func(ctx context.Context) (net.Conn, error) {
 		return dialSocket(ctx, i.dir(), channelSocket)
-	}, v.heardFromGuest)
+	}, v.heardFromGuest, channelOptions{Quiet: purpose == toRestore})
+	if purpose == toRestore {
+		v.mu.Lock()
+		v.heard, v.restarts = true, i.rec.Saved.Restarts
+		v.mu.Unlock()
+	}
 	i.active.Store(true)
 	i.p.spawn(v.talk)
 	i.p.spawn(v.watch)
@@ -113,7 +126,7 @@ func (v *vm) began(how fleet.Start) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.ran, v.how = time.Now(), how
-	if v.i.rec.Spec.Kernel.Silent() {
+	if v.silent {
 		v.becomeReady()
 	}
 }
@@ -124,7 +137,7 @@ func (v *vm) control(ctx context.Context) (control, error) {
 	case <-v.qmpUp:
 		return control{Client: v.qmp, told: v.migration}, nil
 	case <-v.qmpDone:
-		return control{}, errors.New("QEMU has ended")
+		return control{}, errQEMUEnded
 	case <-ctx.Done():
 		return control{}, fmt.Errorf("waiting for QEMU: %w", ctx.Err())
 	}
@@ -188,6 +201,9 @@ func (v *vm) connectQMP(ctx context.Context) (*qmp.Client, error) {
 
 func (v *vm) heardFromQEMU(e qmp.Event) {
 	migrationEvent(e, v.migration)
+	if e.Name == "BLOCK_IO_ERROR" {
+		v.retrySoon()
+	}
 	if e.Name != "SHUTDOWN" {
 		return
 	}
@@ -306,6 +322,9 @@ func (v *vm) record(round int, err error) bool {
 	}
 	v.probedAt = time.Now()
 	v.state, v.detail = fleet.HealthHealthy, ""
+	if err == nil {
+		v.healthyOnce.Do(func() { close(v.becameHealthy) })
+	}
 	if err != nil {
 		v.state, v.detail = fleet.HealthUnhealthy, err.Error()
 	} else if v.health.Type != fleet.HealthNone && v.health.Type != "" {
@@ -400,13 +419,22 @@ func (v *vm) pressPower() {
 	})
 }
 
-// discard ends a machine that is given up, of which nothing is recorded.
-func (v *vm) discard(ctx context.Context) error {
+// discard ends a machine that is given up, of which nothing is recorded. Needs the
+// instance's lock.
+func (v *vm) discard() error {
 	v.mu.Lock()
 	v.discarded = true
 	v.mu.Unlock()
 	v.kill()
-	return v.awaitEnd(ctx)
+	select {
+	case <-v.dead:
+		return nil
+	case <-time.After(killWait):
+		v.mu.Lock()
+		v.discarded = false // whenever it ends, that is recorded
+		v.mu.Unlock()
+		return fleet.Errorf(fleet.KindUnavailable, "waking instance %s: the process has not ended %s after it was killed", v.i.id, killWait)
+	}
 }
 
 func (v *vm) isDiscarded() bool {
@@ -442,7 +470,6 @@ func (v *vm) watch() {
 	}
 	status := v.proc.reap()
 	_ = v.proc.close()
-	if !v.isDiscarded() {
-		v.i.ended(v, status)
-	}
+	close(v.dead)
+	v.i.ended(v, status)
 }

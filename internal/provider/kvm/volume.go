@@ -75,7 +75,7 @@ func (v *volume) save() error { return v.p.volumeJournal.save(string(v.id), v.re
 
 // status needs the lock.
 func (v *volume) status() fleet.VolumeStatus {
-	return fleet.VolumeStatus{ID: v.id, ProviderRef: string(v.id), SizeMiB: v.rec.SizeMiB, CreatedAt: v.rec.CreatedAt}
+	return fleet.VolumeStatus{ID: v.id, InstallationID: v.rec.InstallationID, Overlay: v.rec.Overlay.lies(), ProviderRef: string(v.id), SizeMiB: v.rec.SizeMiB, CreatedAt: v.rec.CreatedAt}
 }
 
 // free needs the lock; it returns KindConflict while an instance is on the volume.

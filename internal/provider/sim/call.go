@@ -92,7 +92,8 @@ func (o *call) sleep(ctx context.Context, d time.Duration) error {
 // mutates tells whether the call changes anything, so that the faults after the change apply.
 func (o *call) mutates() bool {
 	switch o.kind {
-	case CallEnsure, CallClone, CallPowerOn, CallPowerOff, CallSuspend, CallEndSleep, CallDelete, CallEnsureVolume, CallMoveVolume, CallDeleteVolume:
+	case CallEnsure, CallClone, CallPowerOn, CallPowerOff, CallSuspend, CallEndSleep, CallDelete, CallEnsureVolume, CallMoveVolume, CallDeleteVolume,
+		CallBeginOverlay, CallCommitOverlay, CallDropOverlay:
 		return true
 	}
 	return false

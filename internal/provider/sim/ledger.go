@@ -25,8 +25,12 @@ const (
 	CallCheck        Call = "check"
 	CallEnsureVolume Call = "ensure-volume"
 	CallMoveVolume   Call = "move-volume"
-	CallDeleteVolume Call = "delete-volume"
-	CallListVolumes  Call = "list-volumes"
+	CallBeginOverlay Call = "begin-overlay"
+	CallDropOverlay  Call = "drop-overlay"
+	// CallCommitOverlay makes what was written since CallBeginOverlay part of the volume.
+	CallCommitOverlay Call = "commit-overlay"
+	CallDeleteVolume  Call = "delete-volume"
+	CallListVolumes   Call = "list-volumes"
 )
 
 // Effect is what a call changed.

@@ -64,6 +64,8 @@ type volumeRecord struct {
 	SizeMiB      int                  `json:"size_mib"`
 	Epoch        fleet.Epoch          `json:"epoch"`
 	CreatedAt    time.Time            `json:"created_at"`
+	// Overlay: what is written may be dropped.
+	Overlay bool `json:"overlay,omitempty"`
 }
 
 // grave is the tombstone of an instance or a volume.
@@ -140,7 +142,7 @@ func (r *record) status(now time.Time) fleet.InstanceStatus {
 }
 
 func (v *volumeRecord) status() fleet.VolumeStatus {
-	return fleet.VolumeStatus{ID: v.ID, ProviderRef: refPrefix + string(v.ID), SizeMiB: v.SizeMiB, CreatedAt: v.CreatedAt}
+	return fleet.VolumeStatus{ID: v.ID, InstallationID: v.Installation, Overlay: v.Overlay, ProviderRef: refPrefix + string(v.ID), SizeMiB: v.SizeMiB, CreatedAt: v.CreatedAt}
 }
 
 // endpoints returns addresses on the loopback network that belong to the

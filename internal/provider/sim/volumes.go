@@ -93,15 +93,9 @@ func (p *Provider) MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet
 }
 
 func (o *call) moveVolume(id fleet.VolumeID, to fleet.HostID) (volumeRecord, error) {
-	if err := o.closedErr(); err != nil {
+	v, err := o.volume(id)
+	if err != nil {
 		return volumeRecord{}, err
-	}
-	v, exists := o.volumes[id]
-	if err := o.fence(max(v.Epoch, o.graves[graveKey{string(id), true}].Epoch)); err != nil {
-		return volumeRecord{}, err
-	}
-	if !exists {
-		return volumeRecord{}, fleet.Errorf(fleet.KindNotFound, "moving volume %s: there is no such volume", id)
 	}
 	if !o.config.hosts[to] {
 		return volumeRecord{}, fleet.InvalidField("host_id", "moving volume %s: cluster %s has no host %s", id, o.id, to)

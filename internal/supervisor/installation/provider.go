@@ -39,6 +39,18 @@ type VolumeMover interface {
 	MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.HostID) (fleet.VolumeStatus, error)
 }
 
+// VolumeOverlays is what a provider that can lay overlays over volumes can do
+// besides. All three are idempotent and fenced like EnsureVolume.
+type VolumeOverlays interface {
+	// BeginOverlay has what is written to the volume from now on kept apart from
+	// what is there; refused with KindConflict while an instance is on it.
+	BeginOverlay(ctx context.Context, ref fleet.VolumeRef) error
+	// CommitOverlay makes that part of the volume, while an instance runs on it or
+	// not, and DropOverlay takes it away, while none does. Nothing without an overlay.
+	CommitOverlay(ctx context.Context, ref fleet.VolumeRef) error
+	DropOverlay(ctx context.Context, ref fleet.VolumeRef) error
+}
+
 // Cloner is what a provider that can make throw-away copies can do besides.
 type Cloner interface {
 	// Clone makes a throw-away copy of a sleeping installation: an instance of

@@ -55,8 +55,8 @@ func Workflows(o Options) []*engine.Workflow {
 	first, last := []engine.Step{w.deleteClonesStep()}, []engine.Step{w.deletePredecessorStep()}
 	return []*engine.Workflow{
 		{Kind: fleet.OperationCreate, Steps: slices.Concat(up, last)},
-		{Kind: fleet.OperationUpdate, Steps: slices.Concat(first, recallable(up...), recallable(w.staySteadyStep()), last, []engine.Step{w.endUpdateStep()}), Rollback: []engine.Step{
-			w.deleteSuccessorStep(), w.startPredecessorStep(), w.awaitPredecessorStep()}},
+		{Kind: fleet.OperationUpdate, Steps: slices.Concat(first, recallable(w.updates(up)...), recallable(w.staySteadyStep()), []engine.Step{w.commitOverlayStep()}, last, []engine.Step{w.endUpdateStep()}), Rollback: []engine.Step{
+			w.deleteSuccessorStep(), w.dropOverlayStep(), w.startPredecessorStep(), w.awaitPredecessorStep()}},
 		{Kind: fleet.OperationWake, Steps: slices.Concat(first, up, last)},
 		{Kind: fleet.OperationRestart, Steps: []engine.Step{w.holdMemoryStep(), w.stopStep(), w.startStep(), w.awaitHealthyStep()}},
 		{Kind: fleet.OperationHibernate, Steps: []engine.Step{
@@ -65,6 +65,12 @@ func Workflows(o Options) []*engine.Workflow {
 		w.verify(),
 		w.move(),
 	}
+}
+
+// updates returns the steps of an update that bring an installation up.
+func (w *workflows) updates(up []engine.Step) []engine.Step {
+	start := slices.IndexFunc(up, func(s engine.Step) bool { return s.Name == "start-instance" })
+	return slices.Insert(slices.Clone(up), start, w.beginOverlayStep())
 }
 
 // unlessGivenUp leaves a step of a hibernation out that was given up.

@@ -63,6 +63,24 @@ func (c *Client) MoveVolume(ctx context.Context, ref fleet.VolumeRef, to fleet.H
 	return call[fleet.VolumeStatus](ctx, c, callMoveVolume, string(ref.ID), moveVolumeArgs{ref, to})
 }
 
+// BeginOverlay implements the provider.
+func (c *Client) BeginOverlay(ctx context.Context, ref fleet.VolumeRef) error {
+	_, err := call[none](ctx, c, callBeginOverlay, string(ref.ID), ref)
+	return err
+}
+
+// CommitOverlay implements the provider.
+func (c *Client) CommitOverlay(ctx context.Context, ref fleet.VolumeRef) error {
+	_, err := call[none](ctx, c, callCommitOverlay, string(ref.ID), ref)
+	return err
+}
+
+// DropOverlay implements the provider.
+func (c *Client) DropOverlay(ctx context.Context, ref fleet.VolumeRef) error {
+	_, err := call[none](ctx, c, callDropOverlay, string(ref.ID), ref)
+	return err
+}
+
 // DeleteVolume implements the provider.
 func (c *Client) DeleteVolume(ctx context.Context, ref fleet.VolumeRef) error {
 	_, err := call[none](ctx, c, callDeleteVolume, string(ref.ID), ref)

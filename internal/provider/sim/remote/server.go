@@ -88,6 +88,11 @@ func (s *Server) routes() {
 	handle(s, callMoveVolume, func(ctx context.Context, a moveVolumeArgs) (fleet.VolumeStatus, error) {
 		return s.p.MoveVolume(ctx, a.Ref, a.To)
 	}, nil)
+	for name, change := range map[string]func(context.Context, fleet.VolumeRef) error{
+		callBeginOverlay: s.p.BeginOverlay, callCommitOverlay: s.p.CommitOverlay, callDropOverlay: s.p.DropOverlay,
+	} {
+		handle(s, name, func(ctx context.Context, ref fleet.VolumeRef) (none, error) { return none{}, change(ctx, ref) }, nil)
+	}
 	handle(s, callDeleteVolume, func(ctx context.Context, ref fleet.VolumeRef) (none, error) {
 		return none{}, s.p.DeleteVolume(ctx, ref)
 	}, nil)
