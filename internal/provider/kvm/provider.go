@@ -72,8 +72,13 @@ type Options struct {
 	// the longest asleep are packed, and then given up. 0 is no bound.
 	WarmBytes, SavedBytes int64
 	// Seal returns the key, of 32 bytes, with which the memory of an installation's
-	// machines is encrypted. nil leaves it in clear on the disk, readable by its machine's user.
+	// machines is encrypted whenever it is on the disk. nil leaves it there in clear,
+	// readable by its machine's user.
 	Seal func(fleet.InstallationID) ([]byte, error)
+	// MemoryDir is where, with Seal, the memory of running machines is: a directory of
+	// this user alone in a file system in memory; made if absent. The host's swap space is
+	// the operator's to encrypt. A directory of its own in /dev/shm where empty.
+	MemoryDir string
 	// OnConsole is called like it while a machine runs and its console has grown, in ever longer
 	// intervals. nil is nobody.
 	OnConsole func(fleet.InstanceID)
@@ -166,6 +171,11 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 			return nil, diskError("making the data directory", err)
 		}
 	}
+	if o.Seal != nil {
+		if err := openMemoryDir(o.MemoryDir); err != nil {
+			return nil, err
+		}
+	}
 	if p.lock, err = lockDir(ctx, o.DataDir); err != nil {
 		return nil, err
 	}
@@ -227,6 +237,9 @@ func (o *Options) complete() error {
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(fleet.InstanceID) {}
+	}
+	if o.MemoryDir == "" {
+		o.MemoryDir = filepath.Join("/dev/shm", hostnet.NameFor(dir))
 	}
 	if o.OnWake == nil {
 		o.OnWake = func(fleet.InstanceID, WakePhases) {}
