@@ -120,6 +120,8 @@ type Provider struct {
 	qemu                           *qemuProgram
 	// cpu is the host's processor.
 	cpu string
+	// answerPatience is how long a guest that goes on may take to say so.
+	answerPatience time.Duration
 	// slept gets a value when a machine has fallen asleep.
 	slept chan struct{}
 	// tracing holds a token while a machine is traced.
@@ -151,7 +153,7 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 	p := &Provider{
 		o: o, log: o.Log, root: os.Geteuid() == 0 && !o.SameUser,
 		instanceDir: filepath.Join(o.DataDir, "instances"), volumeDir: filepath.Join(o.DataDir, "volumes"),
-		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]*volume{}, tracing: make(chan struct{}, 1), slept: make(chan struct{}, 1),
+		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]*volume{}, tracing: make(chan struct{}, 1), slept: make(chan struct{}, 1), answerPatience: defaultAnswerPatience,
 	}
 	if p.root {
 		p.uids = newUIDs(o.UIDBase, o.UIDCount)
