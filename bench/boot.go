@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"dormouse/client"
-	"dormouse/internal/provider/kvm/hostnet"
 )
 
 const healthPath = "/healthz"
@@ -71,15 +70,17 @@ func (b *bench) furnishBoot(ctx context.Context, p *provisioner) error {
 }
 
 func (b *bench) bootPairs(ctx context.Context, p *provisioner, r *recipe) error {
-	network, err := hostnet.NewBridge(hostnet.Options{Name: fmt.Sprintf("dormouse-bench-%d", os.Getpid()), Pool: r.pool})
+	place, err := b.newPlace(r, "boot")
 	if err != nil {
 		return err
 	}
-	b.onClose(func() error { return network.Remove(context.Background()) })
 	var bare, ours, ratios, exec, healthy, url, accepted []float64
 	for pair := range pick(b, 15, 3) {
 		name := fmt.Sprintf("pair-%d", pair)
-		without, err := r.boot(ctx, b, network)
+		machine, without, err := r.boot(ctx, place)
+		if err == nil {
+			err = machine.end()
+		}
 		if err != nil {
 			return fmt.Errorf("booting without us: %w", err)
 		}

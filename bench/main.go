@@ -34,6 +34,7 @@ func benchmarks() []benchmark {
 		{"rollout", "a rollout through 10,000 installations, awake and asleep, calls of p50 0.5 s and p99 5 s", benchRollout},
 		{"image", "images of a release of Nanos (NANOS_DIR): builds beside copies, further tenants, memory", benchImage},
 		{"boot", "accepted to first answer of the example workspace, beside a bare boot", benchBoot},
+		{"wake", "a request to a sleeper, beside a bare restore of the same guest", benchWake},
 	}
 }
 

@@ -136,3 +136,17 @@ func (s *Installations) ListTraffic(ctx context.Context, limit int) ([]Traffic, 
 func (s *Installations) HibernateCold(ctx context.Context, id string, options ...RequestOption) (Installation, error) {
 	return mutate[Installation](ctx, s.c, http.MethodPost, HibernateInstallation{Mode: "cold"}, options, "installations", id, "hibernate")
 }
+
+// CloneInstallation is the body of POST /api/v1/installations/{id}/clone.
+type CloneInstallation struct {
+	// TimeToLiveSeconds is how long the copy runs once it is healthy; 900 if 0, 3600 at most.
+	TimeToLiveSeconds int `json:"time_to_live_seconds,omitempty"`
+}
+
+// StepHoldClone is the step of a clone's operation while the copy can be looked at.
+const StepHoldClone = "hold-clone"
+
+// Clone asks for a throw-away copy of a sleeping installation.
+func (s *Installations) Clone(ctx context.Context, id string, in CloneInstallation, options ...RequestOption) (Installation, error) {
+	return mutate[Installation](ctx, s.c, http.MethodPost, in, options, "installations", id, "clone")
+}

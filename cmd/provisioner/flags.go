@@ -36,6 +36,11 @@ type config struct {
 	gatewayListen  []string
 	gatewayDomain  string
 	trustedProxies []string
+	tls            tlsConfig
+	packAfter      time.Duration
+	warmMiB        int64
+	savedMiB       int64
+	memoryKeyFile  string
 	gatewayPorts   portRange
 	roles          []string
 	accel          string
@@ -65,6 +70,11 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	c.bindKey(flags)
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
 	flags.StringSliceVar(&c.gatewayListen, "gateway-listen", []string{"127.0.0.1:8065", "[::1]:8065"}, "addresses of the gateway, separated by commas; the first one is named in URLs")
+	c.tls.bind(flags)
+	flags.DurationVar(&c.packAfter, "pack-after", 10*time.Minute, "how long an installation must have slept for its saved memory to be compressed; 0 is never")
+	flags.Int64Var(&c.warmMiB, "warm-mib", 0, "disk in MiB that saved memory may take which is not compressed; beyond it the longest asleep are compressed (0: no bound)")
+	flags.Int64Var(&c.savedMiB, "saved-mib", 0, "disk in MiB that saved memory may take in all; beyond it the longest asleep keep their disks only, and wake by a boot (0: no bound)")
+	flags.StringVar(&c.memoryKeyFile, "memory-key-file", "", "a file with the key by which saved memory is encrypted, one key for each installation made from it; made where there is none, best on another disk. Without it, saved memory is in clear, for its machine's user to read")
 	flags.StringSliceVar(&c.trustedProxies, "trusted-proxies", nil, "CIDRs of load balancers in front of the gateway, which tell by the PROXY protocol who the client is")
 	flags.StringVar(&c.gatewayDomain, "gateway-domain", "localhost", "domain under which installations are reached by name")
 	c.gatewayPorts = portRange{30000, 31999}
@@ -176,8 +186,10 @@ func (c *config) checkGateway() error {
 			return fleet.Errorf(fleet.KindInvalid, "--gateway-listen %q: give HOST:PORT, such as 127.0.0.1:8065 or [::1]:8065: %w", address, err)
 		}
 	}
-	_, err := c.proxies()
-	return err
+	if _, err := c.proxies(); err != nil {
+		return err
+	}
+	return c.tls.check()
 }
 
 // proxies are the networks of --trusted-proxies.
@@ -211,7 +223,7 @@ func (c *config) checkDataDir() error {
 		return fmt.Errorf("finding the data directory: %w", err)
 	}
 	c.dataDir = abs
-	for _, path := range []*string{&c.efiStub, &c.kernelPackages, &c.kernelImage, &c.trustedKeys} {
+	for _, path := range []*string{&c.efiStub, &c.kernelPackages, &c.kernelImage, &c.trustedKeys, &c.tls.roots, &c.memoryKeyFile} {
 		if *path == "" {
 			continue
 		}

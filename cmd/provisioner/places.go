@@ -123,9 +123,14 @@ func openPlaces(ctx context.Context, c config, d *dataDir, log logrus.FieldLogge
 	if err = p.openNetworks(ctx, c, d, log); err != nil {
 		return p, err
 	}
+	seal, err := openMemoryKey(c.memoryKeyFile)
+	if err != nil {
+		return p, err
+	}
 	p.kvm, err = kvm.New(ctx, kvm.Options{
 		DataDir: d.join("host"), HostID: d.host, Images: p.images, Network: p.network, CloneNetwork: p.clones, Log: log, OnChange: changed, OnConsole: spoke,
-		Accel: c.accel, QEMU: c.qemu, Resume: true,
+		Accel: c.accel, QEMU: c.qemu, Resume: true, OnWake: wakeLogger(log),
+		PackAfter: c.packAfter, WarmBytes: c.warmMiB << 20, SavedBytes: c.savedMiB << 20, Seal: seal,
 	})
 	return p, err
 }

@@ -10,6 +10,7 @@ import (
 
 	"dormouse/internal/fleet"
 	"dormouse/internal/gateway"
+	"dormouse/internal/gateway/wire"
 )
 
 // openGateway opens the gateway, on what its own copy of the routes says for as
@@ -29,7 +30,7 @@ func (s *server) openGateway(ctx context.Context) error {
 	metrics := newGatewayMetrics(s.metrics)
 	gw := gateway.New(gateway.Options{
 		Routes: s.visits, Local: s.visits, Waker: s.visits, Report: s.visits, Dial: s.places.dial, Domain: s.c.gatewayDomain, Dir: dir,
-		PortHosts: s.c.portHosts(), ProxyFrom: proxies, Log: s.log, Metrics: metrics,
+		PortHosts: s.c.portHosts(), Engine: wire.Options{ProxyFrom: proxies}, Log: s.log, Metrics: metrics,
 	})
 	metrics.register(s.metrics, gw.Load)
 	s.visits.gateway.Store(gw)
@@ -47,6 +48,12 @@ func (s *server) openGateway(ctx context.Context) error {
 			return err
 		}
 		listeners = append(listeners, gateway.Listener{Listener: l})
+	}
+	if err := s.openTLS(ctx, &listeners); err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return err
 	}
 	s.background.Go(func() {
 		if err := gw.Serve(ctx, listeners...); err != nil {

@@ -31,6 +31,18 @@ func (v *visits) Wake(ctx context.Context, route fleet.Route) (gateway.Woken, er
 	return v.awaitServing(ctx, route)
 }
 
+// wakeLogger tells where the time of each wake by a visit went.
+func wakeLogger(log logrus.FieldLogger) func(fleet.InstanceID, kvm.WakePhases) {
+	return func(id fleet.InstanceID, p kvm.WakePhases) {
+		log.WithFields(logrus.Fields{"instance": id, "start": p.Start, "queue_ms": inMS(p.Queue), "restore_ms": inMS(p.Restore), "ready_ms": inMS(p.Ready)}).Info("woken by a visit")
+	}
+}
+
+// inMS has a hundredth of a millisecond.
+func inMS(d time.Duration) float64 {
+	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
+}
+
 // reached is the route to an instance that the host has woken.
 func reached(route fleet.Route, st fleet.InstanceStatus) fleet.Route {
 	if first, ok := fleet.FirstEndpoint(st.Endpoints); ok {

@@ -112,16 +112,11 @@ func (s *server) checkCluster(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var in client.CheckCluster
-	var body []byte
-	if r.ContentLength == 0 {
-		body, err = emptyBody(r)
-	} else {
-		var m members
-		if m, body, err = decodeBody(r, &in, "application/json"); err == nil {
-			err = firstError(m.noNull(), checkSettings(in.Settings))
-		}
-	}
+	body, err := optionalBody(r, &in)
 	if err != nil {
+		return err
+	}
+	if err := checkSettings(in.Settings); err != nil {
 		return err
 	}
 	key, err := s.idempotencyKey(r, body)

@@ -194,7 +194,7 @@ func wireTypes() map[string]any {
 		"Drain": client.Drain{}, "DrainMember": client.DrainMember{}, "DrainHost": client.DrainHost{}, "CreateCluster": client.CreateCluster{}, "CheckCluster": client.CheckCluster{},
 		"IdlePolicy": client.IdlePolicy{}, "Schedule": client.Schedule{}, "WakeRules": client.WakeRules{}, "UpdateIdlePolicy": client.UpdateIdlePolicy{},
 		"UpdateWakeRules": client.UpdateWakeRules{}, "NextSchedule": client.NextSchedule{}, "Saved": client.Saved{}, "Traffic": client.Traffic{},
-		"TrafficPage": client.Page[client.Traffic]{}, "HibernateInstallation": client.HibernateInstallation{},
+		"TrafficPage": client.Page[client.Traffic]{}, "HibernateInstallation": client.HibernateInstallation{}, "CloneInstallation": client.CloneInstallation{},
 		"Package": client.Package{}, "Problem": client.Problem{}, "Own": client.Own{},
 		"Group": client.Group{}, "GroupConfig": client.GroupConfig{}, "RevisionMembers": client.RevisionMembers{},
 		"GroupRevision": client.GroupRevision{}, "CreateGroup": client.CreateGroup{}, "UpdateGroup": client.UpdateGroup{},
@@ -224,7 +224,7 @@ func TestWireTypesAndSchemasAgree(t *testing.T) {
 	}
 	require.ElementsMatch(t, objects, slices.Collect(maps.Keys(wireTypes())))
 	for name, v := range wireTypes() {
-		answer := !strings.HasPrefix(name, "Create") && !strings.HasPrefix(name, "Update") && name != "DrainHost" && name != "CheckCluster" && name != "HibernateInstallation" && name != "TracePackage"
+		answer := !strings.HasPrefix(name, "Create") && !strings.HasPrefix(name, "Update") && name != "DrainHost" && name != "CheckCluster" && name != "HibernateInstallation" && name != "CloneInstallation" && name != "TracePackage"
 		require.Empty(t, schemaDifferences(v, doc.Components.Schemas[name].Value, answer), name)
 	}
 }
@@ -269,7 +269,7 @@ func TestEnumsAgree(t *testing.T) {
 		}
 	}
 	kinds = append(kinds, string(fleet.OperationCreateCluster), string(fleet.OperationDeleteCluster), string(fleet.OperationCheckCluster),
-		string(fleet.OperationVerify), string(fleet.OperationRollout), string(fleet.OperationDrain))
+		string(fleet.OperationVerify), string(fleet.OperationClone), string(fleet.OperationRollout), string(fleet.OperationDrain))
 	var rolloutStates, memberStates []string
 	for _, s := range fleet.RolloutStates() {
 		rolloutStates = append(rolloutStates, string(s))

@@ -172,7 +172,7 @@ func (x *work) next() string {
 		return fmt.Sprintf("%s; step %d of %d follows", next, op.StepNumber+1, op.StepsTotal)
 	}
 	switch op.Kind {
-	case fleet.OperationVerify:
+	case fleet.OperationVerify, fleet.OperationClone:
 		return next + "; it is the last step, and the installation sleeps on"
 	case fleet.OperationMove, fleet.OperationCheckCluster:
 		return next + "; it is the last step, and the state stays as it is"

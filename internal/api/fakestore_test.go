@@ -176,6 +176,11 @@ func (f *fakeStore) ChangeInstallation(_ context.Context, in Change) (Accepted, 
 	if kind == "" {
 		kind, _ = fleet.RetryOf(v.State)
 	}
+	if kind == fleet.OperationClone && v.State == fleet.StateHibernating {
+		op = f.operation(in.OperationID, kind, fleet.ResourceInstallation, string(v.ID), v.Name)
+		v.Operation = op
+		return Accepted{Installation: *v, Operation: *op}, nil
+	}
 	if !slices.Contains(fleet.Accepts(v.State), kind) {
 		return Accepted{}, fleet.Errorf(fleet.KindNotAccepted, "installation %s is %s and does not accept this now", v.Name, v.State)
 	}

@@ -263,13 +263,13 @@ func accepts(v *InstallationView) []string {
 }
 
 // openTail is the kind of the last operation that is not done; "" where all are.
-// A verification does not count, as any request pre-empts it, nor does a move,
+// A verification and a clone do not count, as any request pre-empts them, nor does a move,
 // which leaves the state as it is.
 func openTail(v *InstallationView) fleet.OperationKind {
 	if n := len(v.Queued); n > 0 {
 		return v.Queued[n-1]
 	}
-	if op := v.Operation; op != nil && !op.State.Finished() && op.Kind != fleet.OperationVerify && op.Kind != fleet.OperationMove {
+	if op := v.Operation; op != nil && !op.State.Finished() && op.Kind != fleet.OperationVerify && op.Kind != fleet.OperationClone && op.Kind != fleet.OperationMove {
 		return op.Kind
 	}
 	return ""

@@ -71,6 +71,7 @@ func (s *server) routes() []route {
 		{method: "POST", path: v1 + "/installations/{id}/hibernate", handle: s.hibernateInstallation},
 		{method: "POST", path: v1 + "/installations/{id}/wake", handle: s.wakeInstallation},
 		{method: "POST", path: v1 + "/installations/{id}/restart", handle: s.restartInstallation},
+		{method: "POST", path: v1 + "/installations/{id}/clone", handle: s.cloneInstallation},
 		{method: "POST", path: v1 + "/installations/{id}/retry", handle: s.retryInstallation},
 		{method: "GET", path: v1 + "/installations/{id}/explain", handle: s.explainInstallation},
 		{method: "GET", path: v1 + "/installations/{id}/traffic", handle: s.installationTraffic},

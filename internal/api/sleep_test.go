@@ -138,6 +138,24 @@ func TestHibernateTakesAMode(t *testing.T) {
 	}
 }
 
+func TestClone(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.call(t, "POST", "/api/v1/installations", sleepBody)
+	h.store.settle("acme", fleet.StateStable)
+	h.refused(t, http.StatusConflict, "POST", "/api/v1/installations/acme/clone", "")
+	for body, seconds := range map[string]string{"": "900", "{}": "900", `{"time_to_live_seconds":60}`: "60"} {
+		h.store.settle("acme", fleet.StateHibernating)
+		w := h.call(t, "POST", "/api/v1/installations/acme/clone", body)
+		require.Equal(t, http.StatusAccepted, w.Code, w.Body)
+		require.Equal(t, map[string]string{fleet.ObservedTimeToLive: seconds}, h.store.changed.Observed, body)
+		require.Contains(t, w.Body.String(), `"kind":"clone"`)
+	}
+	for _, body := range []string{`{"time_to_live_seconds":3601}`, `{"time_to_live_seconds":0}`, `{"time_to_live_seconds":null}`} {
+		require.Equal(t, "time_to_live_seconds", h.refused(t, http.StatusBadRequest, "POST", "/api/v1/installations/acme/clone", body).Field, body)
+	}
+}
+
 func TestTraffic(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

@@ -3,6 +3,7 @@ package fleet
 import (
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -59,4 +60,13 @@ func TestIdleAndWakeChanges(t *testing.T) {
 	require.Equal(t, IdlePolicy{}, p, "nothing is set: nothing is stored")
 	(&WakeChange{Paths: &list, Methods: &list, UserAgents: &list, CIDRs: &list, RequireCookie: &none, RequireHeader: &none, WakesPerHour: &zero, Hidden: &no}).Apply(&r)
 	require.Equal(t, WakeRules{}, r)
+}
+
+func TestTimeToLive(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string]time.Duration{"": DefaultTimeToLive, "x": DefaultTimeToLive, "-1": DefaultTimeToLive, "0": DefaultTimeToLive,
+		"60": time.Minute, "3600": time.Hour, "7200": MaxTimeToLive, "99999999999999999999": DefaultTimeToLive} {
+		require.Equal(t, want, (&Operation{Observed: map[string]string{ObservedTimeToLive: said}}).TimeToLive(), said)
+	}
+	require.Equal(t, DefaultTimeToLive, (&Operation{}).TimeToLive())
 }

@@ -25,6 +25,10 @@ const (
 	// OperationMove takes an installation to another host, and leaves its state
 	// alone: what served serves again there, what slept sleeps on.
 	OperationMove OperationKind = "move"
+	// OperationClone makes a throw-away copy of a sleeping installation, which is
+	// looked at for a while, and leaves its state alone. Any request on the
+	// installation pre-empts it.
+	OperationClone OperationKind = "clone"
 	// OperationDrain moves everything away from a host, as long as that lasts.
 	OperationDrain OperationKind = "drain"
 )

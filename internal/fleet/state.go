@@ -216,10 +216,10 @@ func (k OperationKind) GivenUp(from, step string) string {
 	return failed
 }
 
-// GivesWay tells whether a request takes the operation's place: a verification's
-// at any time, and a move's as long as it has touched nothing.
+// GivesWay tells whether a request takes the operation's place: a verification's or
+// a clone's at any time, and a move's as long as it has touched nothing.
 func (o *Operation) GivesWay() bool {
-	return o.Kind == OperationVerify || o.Kind == OperationMove && untouched(o.Step)
+	return o.Kind == OperationVerify || o.Kind == OperationClone || o.Kind == OperationMove && untouched(o.Step)
 }
 
 // untouched tells whether a move that stands at that step has touched nothing yet.

@@ -267,6 +267,7 @@ func TestMovesLeaveTheState(t *testing.T) {
 		require.Equal(t, gives, OperationMove.GivenUp("stable", step) == "", "nothing was touched at %q", step)
 		require.Equal(t, gives, (&Operation{Kind: OperationMove, Step: step}).GivesWay(), step)
 		require.True(t, (&Operation{Kind: OperationVerify, Step: step}).GivesWay())
+		require.True(t, (&Operation{Kind: OperationClone, Step: step}).GivesWay())
 		require.False(t, (&Operation{Kind: OperationUpdate, Step: step}).GivesWay())
 	}
 }

@@ -16,10 +16,11 @@ const (
 	// patience is how long a request waits for an answer of Routes where the book
 	// has an older one.
 	patience = time.Second
-	// unknownFor is how long a name that Routes does not know is not asked for
-	// again, and downFor how long nothing that the book has is, after Routes failed.
+	// unknownFor is how long a name that Routes does not know is not asked for again.
 	unknownFor = time.Second
-	downFor    = time.Second
+	// downFor is how long nothing that the book has is asked for after Routes failed,
+	// unless loadAll, which is tried more often, finds that it answers again.
+	downFor = 15 * time.Second
 	// unsettledFor is how long a route is fresh that leads nowhere and is not asleep.
 	unsettledFor = time.Second
 	// againAfter is how soon a route may be asked for again that led nowhere.
@@ -69,7 +70,7 @@ func newBook(g *Gateway) *book {
 		changedAt: newRecent[fleet.InstallationID, uint64](maxRoutes), due: make(map[fleet.InstallationID]bool),
 	}
 	for _, r := range g.readBook() {
-		b.put(r, answered{here: true})
+		b.put(r.Route, answered{here: r.Here})
 	}
 	return b
 }

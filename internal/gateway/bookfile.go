@@ -28,8 +28,15 @@ const (
 	writeAfter = time.Second
 )
 
+// written is a route as the file has it.
+type written struct {
+	Route
+	// Here: its instance is on this host.
+	Here bool `json:"here,omitempty"`
+}
+
 // encodeBook returns the file's content.
-func encodeBook(routes []Route) ([]byte, error) {
+func encodeBook(routes []written) ([]byte, error) {
 	body, err := json.Marshal(routes)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the routes: %w", err)
@@ -37,7 +44,7 @@ func encodeBook(routes []Route) ([]byte, error) {
 	return append(fmt.Appendf(nil, "%s %x\n", bookVersion, sha256.Sum256(body)), body...), nil
 }
 
-func decodeBook(data []byte) ([]Route, error) {
+func decodeBook(data []byte) ([]written, error) {
 	head, body, ok := bytes.Cut(data, []byte("\n"))
 	if !ok || !bytes.HasPrefix(head, []byte(bookVersion+" ")) {
 		return nil, errors.New("it is of another version, or cut off")
@@ -45,7 +52,7 @@ func decodeBook(data []byte) ([]Route, error) {
 	if string(head) != fmt.Sprintf("%s %x", bookVersion, sha256.Sum256(body)) {
 		return nil, errors.New("its checksum is wrong")
 	}
-	var routes []Route
+	var routes []written
 	if err := json.Unmarshal(body, &routes); err != nil {
 		return nil, err
 	}
@@ -57,7 +64,7 @@ func decodeBook(data []byte) ([]Route, error) {
 
 // readBook reads the routes from the gateway's directory. A file that can't be
 // used is as good as none, and said.
-func (g *Gateway) readBook() []Route {
+func (g *Gateway) readBook() []written {
 	if g.o.Dir == "" {
 		return nil
 	}
@@ -66,7 +73,7 @@ func (g *Gateway) readBook() []Route {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var routes []Route
+	var routes []written
 	if err == nil {
 		defer file.Close()
 		var data []byte
@@ -85,12 +92,12 @@ func (g *Gateway) readBook() []Route {
 // as it was before or as it is now.
 func (b *book) writeBook(dir string) error {
 	b.mu.RLock()
-	routes := make([]Route, 0, len(b.byID))
+	routes := make([]written, 0, len(b.byID))
 	for _, e := range b.byID {
-		routes = append(routes, e.route)
+		routes = append(routes, written{e.route, e.here})
 	}
 	b.mu.RUnlock()
-	slices.SortFunc(routes, func(x, y Route) int {
+	slices.SortFunc(routes, func(x, y written) int {
 		return strings.Compare(string(x.InstallationID), string(y.InstallationID))
 	})
 	data, err := encodeBook(routes)

@@ -89,6 +89,7 @@ type keyParts struct {
 // key names the machine in this run of it, for kept connections. The lock is held.
 func (d *door) key(route Route, run string) string {
 	if of := (keyParts{route.InstanceID, run, d.generation}); d.keyText == "" || d.keyOf != of {
+		d.g.closeIdle(d.keyText)
 		d.keyOf = of
 		d.keyText = string(d.id) + "/" + string(of.instance) + "/" + of.run + "/" + strconv.FormatUint(of.generation, 10)
 	}
@@ -132,7 +133,7 @@ func (d *door) pass(v *visit, c condition) *wire.Pass {
 	d.requests++
 	d.g.open.Add(1)
 	meter := &d.meters[k.meter()]
-	begin, now := v.begin, v.begin
+	begin, now, isHTTP := v.begin, v.begin, v.head.Port == 0
 	if v.held {
 		now = time.Now()
 	}
@@ -142,7 +143,9 @@ func (d *door) pass(v *visit, c condition) *wire.Pass {
 		Done: func(status int, _ error) {
 			now := time.Now()
 			d.leave(k, now)
-			d.g.metrics.Request(status, now.Sub(begin))
+			if isHTTP {
+				d.g.metrics.Request(status, now.Sub(begin))
+			}
 		},
 	}
 	if v.woke {

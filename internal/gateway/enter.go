@@ -42,7 +42,8 @@ func (g *Gateway) Enter(ctx context.Context, h *wire.Head) (*wire.Pass, *wire.An
 	v := visit{head: h, begin: time.Now(), lasts: h.Port != 0}
 	if h.Header != nil {
 		v.lasts = h.Header("Upgrade") != ""
-		v.browser = h.Method == http.MethodGet && !v.lasts && wantsHTML(h)
+		mode := h.Header("Sec-Fetch-Mode") // a program in a page is no person, whatever it accepts
+		v.browser = h.Method == http.MethodGet && !v.lasts && wantsHTML(h) && (mode == "" || mode == "navigate")
 	}
 	pass, why := g.admit(ctx, &v)
 	if why == nil {
@@ -57,7 +58,9 @@ func (g *Gateway) Enter(ctx context.Context, h *wire.Head) (*wire.Pass, *wire.An
 	} else {
 		g.metrics.Refused(why.reason)
 	}
-	g.metrics.Request(status, time.Since(v.begin))
+	if h.Port == 0 {
+		g.metrics.Request(status, time.Since(v.begin))
+	}
 	return nil, why.answer(h)
 }
 
@@ -108,7 +111,7 @@ func (g *Gateway) lookupRefusal(host string, err error) *refusal {
 	if fleet.KindOf(err) == fleet.KindNotFound {
 		return unknown(host)
 	}
-	g.log.WithError(err).WithField("host", host).Warn("looking up a route")
+	g.log.WithError(err).WithField("host", host).Debug("looking up a route") // the outage is told of once
 	return &refusal{status: http.StatusServiceUnavailable, reason: "lookup", title: "Try again in a moment",
 		detail: "Where this workspace is can't be found out right now.", retryAfter: shortly}
 }

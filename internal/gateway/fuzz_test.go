@@ -34,7 +34,7 @@ func FuzzVisit(f *testing.F) {
 
 // FuzzBook: no file makes the gateway fail.
 func FuzzBook(f *testing.F) {
-	whole, err := encodeBook([]Route{sleeper("acme"), stable("far", "a:1")})
+	whole, err := encodeBook([]written{{sleeper("acme"), true}, {stable("far", "a:1"), false}})
 	require.NoError(f, err)
 	f.Add(whole)
 	f.Add([]byte(bookVersion + " \n[]"))

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"net"
-	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,7 +25,8 @@ type Route = fleet.Route
 // Routes is what the control plane says about installations.
 type Routes interface {
 	// Route returns the installation that is reached by a host name, which is in
-	// lower case and without a port: NAME.DOMAIN, or one of its DNS names.
+	// lower case and without a port: NAME.DOMAIN, or one of the route's DNSNames,
+	// which are in lower case and not under DOMAIN.
 	// KindNotFound where there is none that is not deleted.
 	Route(ctx context.Context, host string) (Route, error)
 	// All lists the installations of the hosts here, in the order of their IDs,
@@ -95,16 +95,13 @@ type Options struct {
 	// FreshFor is how long a route is used without asking again, unless Changed
 	// says so; 0 is 30 s.
 	FreshFor time.Duration
-	// ProxyFrom are peers that say with the PROXY protocol who the client is; they must.
-	ProxyFrom []netip.Prefix
+	// Engine bounds connections, heads and times, says who sends PROXY headers, and
+	// whether HTTP/2 is spoken without TLS. Its Handler, Dial and Panicked are the
+	// gateway's; DialTimeout is 2 s and AnswerTimeout 2 minutes where they are 0.
+	Engine wire.Options
 	// PortHosts are the addresses on which the gateway's own TCP ports are opened;
 	// where there are none, they are not.
 	PortHosts []string
-	// DialTimeout bounds connecting to an instance; 0 is 2 s.
-	DialTimeout time.Duration
-	// AnswerTimeout bounds the wait for the head of an answer; 0 is 2 minutes.
-	// The body may take as long as it takes.
-	AnswerTimeout time.Duration
 	// HoldTime bounds how long a request is held; 0 is 30 s. PageAfter is how long
 	// a browser is held before it gets the page that says so; 0 is 2.5 s.
 	HoldTime, PageAfter time.Duration
@@ -136,8 +133,8 @@ func orDefault[T comparable](value *T, standard T) {
 func (o *Options) setDefaults() {
 	orDefault(&o.Domain, DefaultDomain)
 	orDefault(&o.FreshFor, 30*time.Second)
-	orDefault(&o.DialTimeout, 2*time.Second)
-	orDefault(&o.AnswerTimeout, 2*time.Minute)
+	orDefault(&o.Engine.DialTimeout, 2*time.Second)
+	orDefault(&o.Engine.AnswerTimeout, 2*time.Minute)
 	orDefault(&o.HoldTime, 30*time.Second)
 	orDefault(&o.PageAfter, 2500*time.Millisecond)
 	orDefault(&o.WakeTime, 2*time.Minute)
@@ -169,6 +166,8 @@ type Gateway struct {
 	ports   *ports
 
 	held, heldBytes, open atomic.Int64
+	// server is set while it serves.
+	server atomic.Pointer[wire.Server]
 
 	// wakes are the wakes under way; they end with life.
 	wakes sync.WaitGroup
@@ -227,6 +226,28 @@ func (g *Gateway) allDoors() []*door {
 	return all
 }
 
+// closeIdle closes the kept connections to a machine in one run of it.
+func (g *Gateway) closeIdle(key string) {
+	if server := g.server.Load(); server != nil && key != "" {
+		server.CloseIdle(key)
+	}
+}
+
 // Changed says that what Routes would say of an installation may be new. It
 // returns at once.
 func (g *Gateway) Changed(id fleet.InstallationID) { g.book.changed(id) }
+
+// Allowed returns nil where an installation is reached by a host name: only such
+// names are worth a certificate. Else it is KindNotFound, or why it can't be
+// known.
+func (g *Gateway) Allowed(ctx context.Context, name string) error {
+	host, ok := hostName(name)
+	if !ok {
+		return notFound(name)
+	}
+	e, err := g.book.find(ctx, host)
+	if err == nil && leaving(e.route.State) {
+		return notFound(name)
+	}
+	return err
+}

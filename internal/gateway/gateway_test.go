@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"dormouse/internal/fleet"
+	"dormouse/internal/gateway/wire"
 )
 
 func backend(t *testing.T, h http.HandlerFunc) string {
@@ -188,8 +189,8 @@ func TestBackendFailures(t *testing.T) {
 		"refused while restarting": {Options{Routes: newRoutes(restarting), Dial: refuse}, 503},
 		"broken off":               {Options{Routes: newRoutes(stable("acme", broken))}, 502},
 		"network times out":        {Options{Routes: newRoutes(stable("acme", "10.77.0.9:80")), Dial: timeOut}, 504},
-		"connecting takes long":    {Options{Routes: newRoutes(stable("acme", "10.77.0.9:80")), Dial: waits, DialTimeout: time.Millisecond}, 504},
-		"no head of an answer":     {Options{Routes: newRoutes(stable("acme", silent)), AnswerTimeout: time.Millisecond}, 504},
+		"connecting takes long":    {Options{Routes: newRoutes(stable("acme", "10.77.0.9:80")), Dial: waits, Engine: wire.Options{DialTimeout: time.Millisecond}}, 504},
+		"no head of an answer":     {Options{Routes: newRoutes(stable("acme", silent)), Engine: wire.Options{AnswerTimeout: time.Millisecond}}, 504},
 	} {
 		response, body := get(t, newGateway(t, test.o), "acme.localhost")
 		require.Equal(t, test.want, response.StatusCode, name)
@@ -213,7 +214,7 @@ func TestStreamsAtOnce(t *testing.T) {
 			}
 		}
 	})
-	gateway := newGateway(t, Options{Routes: newRoutes(stable("acme", address)), AnswerTimeout: time.Minute})
+	gateway := newGateway(t, Options{Routes: newRoutes(stable("acme", address)), Engine: wire.Options{AnswerTimeout: time.Minute}})
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+gateway, nil)
 	require.NoError(t, err)
 	r.Host = "acme.localhost"

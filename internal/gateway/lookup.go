@@ -16,7 +16,7 @@ const (
 	refreshAfter = time.Second
 	reloadAfter  = 5 * time.Second
 	// loadTimeout bounds the question for one page of all routes.
-	loadTimeout = 10 * time.Second
+	loadTimeout = 5 * time.Second
 )
 
 // errBusy is of too many who ask for names; it says nothing of Routes.
@@ -37,6 +37,9 @@ func (b *book) ask(host string) (*entry, error) {
 		err = errBusy
 	}
 	how.at = time.Now()
+	if err == nil && !slices.Contains(b.hosts(route), host) {
+		err = notFound(host) // somebody claims a name under our domain that is not theirs
+	}
 	switch {
 	case err == nil:
 		b.g.metrics.Lookup("found")
@@ -87,6 +90,12 @@ func (b *book) down() {
 		b.g.log.Warn("routes can't be asked: the gateway goes on with its own copy")
 	}
 	signal(b.reload)
+}
+
+func (b *book) isDown(now time.Time) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return now.Before(b.downUntil)
 }
 
 // up notes that Routes answers.
@@ -154,8 +163,10 @@ func (b *book) keepLoaded(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && !failed:
-			b.g.log.WithError(err).Warn("loading the routes: trying again")
+		case err != nil:
+			if !failed {
+				b.g.log.WithError(err).Warn("loading the routes: trying again")
+			}
 			b.down()
 		case err == nil:
 			b.up()
@@ -192,9 +203,14 @@ func (b *book) keepFresh(ctx context.Context) {
 		clear(b.due)
 		b.mu.Unlock()
 		for _, id := range due {
-			if e := b.known(id); e != nil && !b.fresh(e, time.Now()) {
-				host := b.hosts(e.route)[0]
-				_, _, _ = b.flights.Do(host, func() (any, error) { return b.lookUp(host) }) // else when somebody comes
+			e := b.known(id)
+			if e == nil || b.fresh(e, time.Now()) {
+				continue
+			}
+			host := b.hosts(e.route)[0]
+			_, _, _ = b.flights.Do(host, func() (any, error) { return b.lookUp(host) }) // else when somebody comes
+			if b.isDown(time.Now()) {
+				break // all are loaded afterwards
 			}
 		}
 	}

@@ -30,7 +30,7 @@ const (
 // and must return at once.
 type Metrics interface {
 	// Request is told of each request when it has ended, upgraded connections
-	// included. The status is 0 where the client was gone before an answer.
+	// included, plain TCP not. The status is 0 where the client was gone before an answer.
 	Request(status int, elapsed time.Duration)
 	// Lookup is told of each question to Routes: "found", "unknown" or "failed".
 	Lookup(result string)

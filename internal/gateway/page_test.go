@@ -39,8 +39,10 @@ func TestBrowsersAreShownAPage(t *testing.T) {
 		form := head("acme.localhost", browser)
 		form.Method = http.MethodPost
 		post := w.arrive(t.Context(), form)
+		fetch := w.arrive(t.Context(), head("acme.localhost", browser, "Sec-Fetch-Mode: cors"))
 		machine.passed(t).Done(http.StatusOK, nil)
 		post.passed(t).Done(http.StatusOK, nil)
+		fetch.passed(t).Done(http.StatusOK, nil)
 		require.Equal(t, 2, w.waker.count(), "the page came of the same wake")
 		// Such wakes are known to take long by now: at once, until the end is near.
 		w.local.set(w.acme.InstanceID, sleeping)

@@ -132,6 +132,10 @@ func (q *Quiet) drain(ctx context.Context, grace time.Duration) error {
 			}
 			wait = d.drained
 		}
+		if wait == nil {
+			// A machine that sleeps would never hear that they are closed, and keep its ends open.
+			d.g.closeIdle(d.keyText)
+		}
 		d.mu.Unlock()
 		if wait == nil {
 			return nil

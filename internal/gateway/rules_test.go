@@ -1,7 +1,10 @@
 package gateway
 
 import (
+	"encoding/json"
 	"net/http"
+	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -178,4 +181,18 @@ func TestBudgetsMayBeUnbounded(t *testing.T) {
 			require.Nil(t, w.visitAcme(t))
 		}
 	})
+}
+
+// What the documentation tells people to copy is what is tested here.
+func TestTheDocumentedRules(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/gateway.md")
+	require.NoError(t, err)
+	_, block, ok := strings.Cut(string(text), "<!-- sensible -->\n```json\n")
+	require.True(t, ok)
+	block, _, ok = strings.Cut(block, "```\n<!-- /sensible -->")
+	require.True(t, ok)
+	var documented fleet.WakeRules
+	require.NoError(t, json.Unmarshal([]byte(block), &documented))
+	require.Equal(t, SensibleRules(), documented)
 }

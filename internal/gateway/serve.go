@@ -29,8 +29,10 @@ type Listener struct {
 func (g *Gateway) Serve(ctx context.Context, listeners ...Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	server := wire.New(wire.Options{Handler: g, Dial: g.o.Dial, DialTimeout: g.o.DialTimeout, AnswerTimeout: g.o.AnswerTimeout,
-		ProxyFrom: g.o.ProxyFrom, Panicked: g.panicked})
+	engine := g.o.Engine
+	engine.Handler, engine.Dial, engine.Panicked = g, g.o.Dial, g.panicked
+	server := wire.New(engine)
+	g.server.Store(server)
 	failed := make(chan error, len(listeners))
 	var serving sync.WaitGroup
 	for _, l := range listeners {

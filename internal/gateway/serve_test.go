@@ -28,6 +28,7 @@ type machine struct {
 	mu     sync.Mutex
 	server *http.Server
 	wakes  atomic.Int64
+	conns  map[net.Conn]bool
 }
 
 func newMachine(t *testing.T, route Route, serve http.HandlerFunc) *machine {
@@ -46,13 +47,29 @@ func (m *machine) Wake(_ context.Context, route Route) (Woken, error) {
 		return Woken{}, err
 	}
 	m.mu.Lock()
-	m.server = &http.Server{Handler: m.serve}
+	m.conns = make(map[net.Conn]bool)
+	m.server = &http.Server{Handler: m.serve, ConnState: m.seen}
 	go func(s *http.Server) { _ = s.Serve(l) }(m.server) // ends with sleep
 	m.mu.Unlock()
 	address := l.Addr().String()
 	m.local.set(m.id, Here{Serves: true, Endpoints: []fleet.Endpoint{
 		{Port: 80, Protocol: fleet.ProtocolHTTP, Address: address}, {Port: 1883, Protocol: fleet.ProtocolTCP, Address: address}}})
 	return Woken{Route: route}, nil
+}
+
+// seen keeps account of the machine's connections.
+func (m *machine) seen(conn net.Conn, state http.ConnState) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conns[conn] = true; state == http.StateClosed || state == http.StateHijacked {
+		delete(m.conns, conn)
+	}
+}
+
+func (m *machine) connections() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.conns)
 }
 
 func (m *machine) sleep() {
@@ -252,4 +269,29 @@ func TestServeLeavesNothingRunning(t *testing.T) {
 		require.NoError(t, <-ended)
 		require.NoError(t, conn.Close())
 	})
+}
+
+// A machine that is put to sleep has no open connection that its client has
+// given up: it would keep its end for ever.
+func TestNoConnectionIsLeftToASleeper(t *testing.T) {
+	t.Parallel()
+	acme := sleeper("acme")
+	m := newMachine(t, acme, func(http.ResponseWriter, *http.Request) {})
+	g, address := serve(t, Options{Routes: newRoutes(acme), Local: m.local, Waker: m})
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	for range 3 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address, nil)
+		require.NoError(t, err)
+		r.Host = "acme.localhost"
+		response, err := client.Do(r)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.NotZero(t, m.connections())
+		q, err := g.Quiesce(t.Context(), acme.InstallationID, QuiesceOptions{})
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return m.connections() == 0 }, 10*time.Second, time.Millisecond, "sooner than the engine gives up what is not used")
+		m.sleep()
+		q.Release()
+	}
 }

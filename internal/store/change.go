@@ -60,8 +60,8 @@ type forChange struct {
 // the package was deleted before this transaction had its lock on it.
 const writeChangeSQL = `WITH ins AS (
 	UPDATE installation i SET state = CASE WHEN $8 = 'active' THEN $9 ELSE i.state END,
-		state_reason = CASE WHEN $8 = 'active' THEN '' ELSE i.state_reason END,
-		state_detail = CASE WHEN $8 = 'active' THEN '' ELSE i.state_detail END,
+		state_reason = CASE WHEN $8 = 'active' AND $9 <> i.state THEN '' ELSE i.state_reason END,
+		state_detail = CASE WHEN $8 = 'active' AND $9 <> i.state THEN '' ELSE i.state_detail END,
 		package_id = $10, memory_mib = $11, disk_mib = $12, vcpus = $13, env = $14::jsonb, secrets = $15::jsonb, labels = $16::jsonb,
 		group_id = nullif($19, ''), group_revision = nullif($20::bigint, 0), own = $21::jsonb,
 		dns_names = $22::text[], idle = $23::jsonb, wake = $24::jsonb, schedule_seen_at = CASE WHEN $23::jsonb -> 'schedules' IS NOT DISTINCT FROM i.idle -> 'schedules' THEN i.schedule_seen_at END,
@@ -94,7 +94,7 @@ const writeChangeSQL = `WITH ins AS (
 	FROM ins WHERE $4 = '' AND $7 = 'hibernate' AND NOT $26::jsonb ? 'idle' AND o.id = $5 AND o.resource_id = ins.id
 ), ev AS (
 	INSERT INTO event (kind, resource_type, resource_id, owner, operation_id, data)
-	SELECT CASE WHEN $8 = 'active' THEN 'installation.state' ELSE 'installation.requested' END, 'installation', ins.id, ins.owner, $5,
+	SELECT CASE WHEN $8 = 'active' AND $9 <> $18 THEN 'installation.state' ELSE 'installation.requested' END, 'installation', ins.id, ins.owner, $5,
 		jsonb_build_object('from', $18::text, 'to', $9::text, 'kind', $7::text)
 	FROM ins
 )
@@ -242,6 +242,8 @@ type changePlan struct {
 	join fleet.OperationID
 	// preempts: what is open is cancelled.
 	preempts bool
+	// stays: the installation's state stays as it is.
+	stays bool
 	// behindMove: what is open is a move, which nobody has asked for.
 	behindMove bool
 }
@@ -266,6 +268,13 @@ func planChange(inst fleet.Installation, open []fleet.Operation, kind fleet.Oper
 	if len(open) == 1 && open[0].GivesWay() {
 		// Nobody waits for a clone of what they have asked for, or for a host that has room.
 		open, plan.preempts = nil, true
+	}
+	if kind == fleet.OperationClone {
+		if len(open) > 0 || inst.State != fleet.StateHibernating {
+			return changePlan{}, fleet.Errorf(fleet.KindNotAccepted, "installation %s is %s: only one that sleeps, and is not being worked on, can be cloned", inst.Name, inst.State)
+		}
+		plan.stays = true
+		return plan, nil
 	}
 	if len(open) == 0 {
 		if !slices.Contains(fleet.Accepts(inst.State), kind) {
@@ -315,6 +324,10 @@ func (t *Tx) writeChange(ctx context.Context, in fleet.Change, before, after fle
 		// The open operation does it; a pending update reads what is desired when it begins.
 		newOp, opID, state = "", plan.join, fleet.OperationQueued
 	}
+	requested := plan.kind.RequestedState()
+	if plan.stays {
+		requested = before.State
+	}
 	body, err := encodeAll(after.Env, after.Secrets, after.Labels, in.Observed)
 	if err != nil {
 		return err
@@ -325,7 +338,7 @@ func (t *Tx) writeChange(ctx context.Context, in fleet.Change, before, after fle
 	}
 	var id string
 	err = t.get(ctx, "writing the change", &id, writeChangeSQL, in.Key.Key, in.Key.RequestHash, before.ID, newOp, opID,
-		plan.preempts, plan.kind, state, plan.kind.RequestedState(), after.PackageID, after.MemoryMiB, after.DiskMiB, after.VCPUs,
+		plan.preempts, plan.kind, state, requested, after.PackageID, after.MemoryMiB, after.DiskMiB, after.VCPUs,
 		body[0], body[1], body[2], before.Version, before.State, after.GroupID, after.GroupRevision, texts[0],
 		pq.Array(sortedNames(after.DNSNames)), texts[1], texts[2], in.Class, body[3])
 	if fleet.KindOf(err) == fleet.KindNotFound {

@@ -67,13 +67,13 @@ func (c *conn) header(name string) string {
 func (c *conn) serve() {
 	defer c.in.release()
 	wait := c.s.o.HeaderTimeout
-	for !c.closes {
+	for first := true; !c.closes; first = false {
 		head, err := c.readHead(wait)
 		if err != nil {
 			c.refuse(err)
 			break
 		}
-		if c.s.o.H2C && string(head) == h2Preface && !c.head.TLS {
+		if first && c.s.o.H2C && string(head) == h2Preface && !c.head.TLS {
 			c.serveHTTP2()
 			return
 		}

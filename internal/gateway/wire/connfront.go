@@ -18,7 +18,7 @@ func (c *conn) inform(r *response) error {
 func (c *conn) begin(r *response, kind bodyKind) error {
 	c.chunks = false
 	c.closes = c.closes || c.s.lives.closing.Load()
-	if c.work.req.expect && c.work.x.up != nil && !c.work.x.up.over() {
+	if c.work.req.expect && c.work.x.up != nil && !c.work.x.up.taken.Load() {
 		// It need not send the body now, so that nobody knows what comes next.
 		c.closes = true
 	}

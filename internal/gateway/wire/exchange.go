@@ -60,7 +60,11 @@ type exchange struct {
 // run makes the exchange. The error is nil where the client has a whole answer of the instance.
 func (x *exchange) run() error {
 	x.life.waits.Store(x.rest == nil)
-	defer x.life.waits.Store(false)
+	x.life.watch(x.pass.Break)
+	defer func() {
+		x.life.waits.Store(false)
+		x.life.watch(nil)
+	}()
 	for again := false; ; {
 		k, err := x.s.connect(x.life, x.pass, again)
 		if err == nil {
@@ -108,7 +112,7 @@ func (x *exchange) failed(err error) {
 // over uses one connection. again: nothing of the request can have been
 // processed, so that it may be sent once more.
 func (x *exchange) over(k *kept) (again bool, err error) {
-	if err := x.life.attach(k, x.pass.Break); err != nil {
+	if err := x.life.attach(k); err != nil {
 		_ = k.conn.Close()
 		return false, err
 	}

@@ -269,6 +269,26 @@ func TestBreaks(t *testing.T) {
 	}
 }
 
+// A break ends what goes on, and nothing that comes after it.
+func TestBreaksOfExchangesThatEnded(t *testing.T) {
+	t.Parallel()
+	h := newRoute(instance(t, answers(simpleAnswer)))
+	broken := make(chan struct{})
+	h.pass.Break = broken
+	s, gateway := serve(t, Options{Handler: h, HeaderTimeout: 20 * time.Millisecond})
+	client, r := dial(t, gateway)
+	send(t, client, simpleGet)
+	readResponse(t, r, "GET")
+	h.end(t)
+	close(broken)
+	h.pass.Break = nil
+	before := s.lives.now.Load()
+	require.Eventually(t, func() bool { return s.lives.now.Load() > before+int64(5*s.lives.tick) }, patience, time.Millisecond)
+	send(t, client, simpleGet)
+	response, _ := readResponse(t, r, "GET")
+	require.Equal(t, 200, response.StatusCode)
+}
+
 func TestStreamsAtOnce(t *testing.T) {
 	t.Parallel()
 	next := make(chan struct{})

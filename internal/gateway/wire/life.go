@@ -76,6 +76,7 @@ type life struct {
 	instance *kept
 	breaks   <-chan struct{}
 	cause    error // why it was ended; nil while it lives
+	retired  bool  // its client must not be touched any more
 	done     chan struct{}
 }
 
@@ -112,9 +113,13 @@ func (l *life) Value(any) any { return nil }
 func (l *life) end(cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cause != nil {
-		return
+	if l.cause == nil && !l.retired {
+		l.stop(cause)
 	}
+}
+
+// stop is end, with mu held.
+func (l *life) stop(cause error) {
 	l.cause = cause
 	if l.done != nil && l.over() {
 		close(l.done)
@@ -123,6 +128,13 @@ func (l *life) end(cause error) {
 	if l.instance != nil {
 		interrupt(l.instance.conn)
 	}
+}
+
+// retire ends the watch.
+func (l *life) retire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.retired = true
 }
 
 // revive lets the client be answered after all, though the connection ends then.
@@ -141,14 +153,21 @@ func (l *life) ended() bool {
 	return l.cause != nil
 }
 
+// watch has it end when a channel is closed; nil ends the watch.
+func (l *life) watch(breaks <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.breaks = breaks
+}
+
 // attach gives it a connection to an instance, to be interrupted with it.
-func (l *life) attach(k *kept, breaks <-chan struct{}) error {
+func (l *life) attach(k *kept) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cause != nil {
 		return l.cause
 	}
-	l.instance, l.breaks = k, breaks
+	l.instance = k
 	return nil
 }
 
@@ -162,32 +181,35 @@ func (l *life) detach() error {
 
 // look rings alarms and notices breaks, and clients that left where asked.
 func (l *life) look(now int64, clients bool) {
-	if l.rd.due(now) {
-		_ = l.client.SetReadDeadline(past)
-	}
-	if l.wr.due(now) {
-		_ = l.client.SetWriteDeadline(past)
-	}
 	l.mu.Lock()
-	breaks := l.breaks
-	if k := l.instance; k != nil {
-		if k.rd.due(now) {
-			_ = k.conn.SetReadDeadline(past)
-		}
-		if k.wr.due(now) {
-			_ = k.conn.SetWriteDeadline(past)
-		}
+	defer l.mu.Unlock()
+	if l.retired {
+		return
 	}
-	l.mu.Unlock()
-	if breaks != nil {
-		select {
-		case <-breaks:
-			l.end(ErrBroken)
-		default:
-		}
+	ring(l.client, &l.rd, &l.wr, now)
+	if k := l.instance; k != nil {
+		ring(k.conn, &k.rd, &k.wr, now)
+	}
+	if l.cause != nil {
+		return
+	}
+	select {
+	case <-l.breaks:
+		l.stop(ErrBroken)
+		return
+	default:
 	}
 	// Whatever has arrived before, and is not read yet.
 	if clients && l.raw != nil && l.waits.Load() && l.poll.ready(l.raw, unix.POLLRDHUP) {
-		l.end(ErrClientGone)
+		l.stop(ErrClientGone)
+	}
+}
+
+func ring(d deadliner, rd, wr *alarm, now int64) {
+	if rd.due(now) {
+		_ = d.SetReadDeadline(past)
+	}
+	if wr.due(now) {
+		_ = d.SetWriteDeadline(past)
 	}
 }

@@ -38,6 +38,7 @@ func (v *lives) add(l *life) bool {
 }
 
 func (v *lives) remove(l *life) {
+	l.retire()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	last := len(v.list) - 1

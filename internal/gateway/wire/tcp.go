@@ -29,13 +29,14 @@ func (s *Server) ServeTCP(l net.Listener, port int) error {
 }
 
 func (s *Server) passTCP(a arrival, life *life, p *Pass) error {
+	life.watch(p.Break)
 	k, err := s.dial(life, p)
 	if err != nil {
 		return fmt.Errorf("connecting to the instance: %w", err)
 	}
 	defer k.conn.Close()
 	life.waits.Store(false)
-	if err := life.attach(k, p.Break); err != nil {
+	if err := life.attach(k); err != nil {
 		return err
 	}
 	if p.ProxyHeader != 0 {

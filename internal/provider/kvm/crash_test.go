@@ -81,7 +81,9 @@ func playWorker(dir string, args []string) {
 	epoch, err := strconv.ParseInt(args[0], 10, 64)
 	var p *Provider
 	if err == nil {
-		p, err = New(context.Background(), fakeOptions(dir, filepath.Join(filepath.Dir(os.Args[0]), "fake-qemu")))
+		o := fakeOptions(dir, filepath.Join(filepath.Dir(os.Args[0]), "fake-qemu"))
+		o.PackAfter = time.Duration(epoch % 2) // every other one packs at once
+		p, err = New(context.Background(), o)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

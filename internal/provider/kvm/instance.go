@@ -39,6 +39,8 @@ type instance struct {
 	// restarts says when a silent guest whose program ended is started again; other
 	// guests' init does that inside.
 	restarts guest.Restarts
+	// stopPacking gives up packing its memory; nil where that is not going on. Needs the lock.
+	stopPacking context.CancelFunc
 	// startedAt is when the running machine was.
 	startedAt time.Time
 

@@ -30,6 +30,8 @@ type prepared struct {
 	files     inherited
 	endpoints map[int]string
 	purpose   purpose
+	// ram is the machine's memory, among files.
+	ram *os.File
 	// qemu is the version of QEMU.
 	qemu string
 	// attached: the instance has its port.
@@ -159,7 +161,7 @@ func (i *instance) openRAM(r *prepared) error {
 	}
 	var f *os.File
 	var err error
-	if r.purpose != toBoot {
+	if r.purpose == toVerify || r.purpose == toRestore && i.rec.Saved.tier() == fleet.TierWarm {
 		f, err = os.OpenFile(i.ramPath(), os.O_RDWR, 0)
 	} else {
 		f, err = i.makeRAM()
@@ -167,6 +169,7 @@ func (i *instance) openRAM(r *prepared) error {
 	if err != nil {
 		return err
 	}
+	r.ram = f
 	r.m.RAM = r.files.add(f)
 	return nil
 }

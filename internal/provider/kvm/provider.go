@@ -70,6 +70,14 @@ type Options struct {
 	OnChange func(fleet.InstanceID)
 	// OnWake is called like it after each wake that somebody waited for. nil is nobody.
 	OnWake func(fleet.InstanceID, WakePhases)
+	// PackAfter is how long a sleeper's memory lies ready before it is packed; 0 is for ever.
+	PackAfter time.Duration
+	// WarmBytes bounds what lies ready, and SavedBytes what is kept in all: beyond it
+	// the longest asleep are packed, and then given up. 0 is no bound.
+	WarmBytes, SavedBytes int64
+	// Seal returns the key, of 32 bytes, with which the memory of an installation's
+	// machines is encrypted. nil leaves it in clear on the disk, readable by its machine's user.
+	Seal func(fleet.InstallationID) ([]byte, error)
 	// OnConsole is called like it while a machine runs and its console has grown, in ever longer
 	// intervals. nil is nobody.
 	OnConsole func(fleet.InstanceID)
@@ -111,6 +119,8 @@ type Provider struct {
 	qemu                           *qemuProgram
 	// cpu is the host's processor.
 	cpu string
+	// slept gets a value when a machine has fallen asleep.
+	slept chan struct{}
 	// tracing holds a token while a machine is traced.
 	tracing chan struct{}
 	// memoryAtStart is MemAvailable when the provider began, in MiB.
@@ -143,7 +153,7 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 	p := &Provider{
 		o: o, log: o.Log, root: os.Geteuid() == 0 && !o.SameUser,
 		instanceDir: filepath.Join(o.DataDir, "instances"), volumeDir: filepath.Join(o.DataDir, "volumes"),
-		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]*volume{}, tracing: make(chan struct{}, 1),
+		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]*volume{}, tracing: make(chan struct{}, 1), slept: make(chan struct{}, 1),
 		cloneAddresses: map[netip.Addr]fleet.InstanceID{},
 	}
 	if p.root {
@@ -187,6 +197,7 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	p.work.Go(p.boundConsoles)
+	p.work.Go(p.keepTiers)
 	return p, nil
 }
 
@@ -266,10 +277,26 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 	if err != nil {
 		return nil, diskError("locking the data directory", err)
 	}
+	if f, err = renumber(f); err != nil {
+		return nil, fmt.Errorf("locking the data directory: %w", err)
+	}
 	if err := flock(ctx, f, lockPatience); err != nil {
 		return nil, errors.Join(fmt.Errorf("locking %s: another provisioner uses it: %w", dir, err), f.Close())
 	}
 	return f, nil
+}
+
+// lockNumber is above the numbers of what a QEMU inherits: those replace, before
+// its program is executed, what has them.
+const lockNumber = 64
+
+// renumber moves a file out of the way of what children inherit.
+func renumber(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, lockNumber)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // flock locks an open file, and waits so long where somebody else has.

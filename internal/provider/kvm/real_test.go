@@ -112,7 +112,14 @@ func newBench(t testing.TB, mode string, onChange func(fleet.InstanceID)) *bench
 	t.Helper()
 	files, err := imageOf()
 	require.NoError(t, err)
-	b := &bench{dir: t.TempDir()}
+	return newBenchOf(t, t.TempDir(), mode, images{files}, onChange)
+}
+
+// newBenchOf is one for other images, in a directory.
+func newBenchOf(t testing.TB, dir, mode string, of kvm.Images, onChange func(fleet.InstanceID)) *bench {
+	t.Helper()
+	var err error
+	b := &bench{dir: dir}
 	options := hostnet.Options{Name: hostnet.NameFor(b.dir), StateDir: b.dir}
 	if mode == hostnet.ModeBridge {
 		b.net, err = hostnet.NewBridge(options)
@@ -124,7 +131,7 @@ func newBench(t testing.TB, mode string, onChange func(fleet.InstanceID)) *bench
 	}
 	require.NoError(t, err)
 	b.options = kvm.Options{
-		DataDir: filepath.Join(b.dir, "kvm"), HostID: "host", Images: images{files}, Network: b.net, CloneNetwork: b.clones, OnChange: onChange,
+		DataDir: filepath.Join(b.dir, "kvm"), HostID: "host", Images: of, Network: b.net, CloneNetwork: b.clones, OnChange: onChange,
 		StopGrace: 5 * time.Second, Resume: true, Accel: os.Getenv("DORMOUSE_TEST_ACCEL"),
 	}
 	b.open(t)

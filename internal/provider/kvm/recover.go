@@ -268,6 +268,7 @@ func (p *Provider) sweepDirectories() error {
 			}
 		}
 		_ = os.Remove(i.console().old + tempSuffix)
+		_ = os.Remove(i.packedPath() + tempSuffix)
 	}
 	if entries, err = os.ReadDir(p.volumeDir); err != nil {
 		return fmt.Errorf("looking for leftovers: %w", err)

@@ -33,7 +33,8 @@ func (i *instance) endVerifiers(ctx context.Context, candidates []int) error {
 // was committed, and whatever process there is ends; without it the process is the machine,
 // woken and not yet journalled. Needs the lock.
 func (i *instance) recoverSleeper(ctx context.Context, proc process, found bool) error {
-	_, err := os.Stat(i.statePath())
+	tier := i.rec.Saved.tier()
+	_, err := os.Stat(i.tokenPath(tier))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -50,6 +51,12 @@ func (i *instance) recoverSleeper(ctx context.Context, proc process, found bool)
 		if err := killAndWait(ctx, proc); err != nil {
 			return err
 		}
+	}
+	switch {
+	case tier == fleet.TierPacked && intact:
+		i.dropRaw() // of a cut packing, or of a cut wake
+	case tier == fleet.TierWarm:
+		_ = os.Remove(i.packedPath())
 	}
 	changed := i.rec.Process != nil || i.rec.Starting
 	i.rec.Process, i.rec.Starting = nil, false

@@ -32,23 +32,34 @@ func (i *instance) restore(ctx context.Context) (cold string, err error) {
 		return "", err
 	}
 	defer r.files.close()
-	state, err := os.Open(i.statePath())
-	if err != nil {
-		return "", errors.Join(err, r.undo())
-	}
-	from := r.files.add(state)
 	if r.m.fingerprint() != saved.Arguments {
 		return "it was saved with other arguments of QEMU", r.undo()
 	}
+	flags := os.O_RDONLY
+	if saved.Tier == fleet.TierPacked {
+		flags = os.O_RDWR | os.O_CREATE | os.O_TRUNC
+	}
+	state, err := os.OpenFile(i.statePath(), flags, 0o600)
+	if err != nil {
+		return "", errors.Join(diskError("opening the saved state", err), r.undo())
+	}
+	from := r.files.add(state)
+	filled := i.fill(ctx, r, state)
 	proc, err := i.execute(r)
 	if err != nil {
+		<-filled
 		return "", errors.Join(err, r.undo())
 	}
 	v := newVM(i, proc, toRestore)
 	i.vm = v
 	// From here on it is no longer the caller's: a guest half woken helps nobody.
 	limited, cancel := context.WithTimeout(v.ctx, restorePatience)
-	err = i.goOnFrom(limited, v, from)
+	f := <-filled
+	if f.err == nil && f.cold == "" {
+		err = i.goOnFrom(limited, v, from)
+	} else {
+		err = errors.Join(f.err, errors.New(f.cold))
+	}
 	cancel()
 	if err == nil {
 		err = i.awake(v, r, proc)
@@ -66,11 +77,34 @@ func (i *instance) restore(ctx context.Context) (cold string, err error) {
 	}
 	i.vm = nil
 	i.active.Store(false)
+	if f.err != nil || f.cold != "" {
+		return f.cold, errors.Join(f.err, r.undo())
+	}
 	cold = "QEMU could not go on from it: " + err.Error()
 	if len(words) > 0 {
 		cold += ": " + words[len(words)-1]
 	}
 	return cold, r.undo()
+}
+
+// filling is the outcome of unpacking; see unpack.
+type filling struct {
+	cold string
+	err  error
+}
+
+// fill unpacks a memory that was packed while QEMU starts.
+func (i *instance) fill(ctx context.Context, r *prepared, state *os.File) <-chan filling {
+	done := make(chan filling, 1)
+	if i.rec.Saved.Tier != fleet.TierPacked {
+		done <- filling{}
+		return done
+	}
+	go func() {
+		cold, err := i.unpack(context.WithoutCancel(ctx), r.ram, state)
+		done <- filling{cold, err}
+	}()
+	return done
 }
 
 // goOnFrom loads the state and lets the guest run, after the state has been used up.
@@ -128,7 +162,7 @@ func (i *instance) awake(v *vm, r *prepared, proc *watched) error {
 
 // wakeGuest tells a guest what it has slept through.
 func (v *vm) wakeGuest() error {
-	if v.i.rec.Spec.Kernel.Silent() {
+	if v.silent {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(v.ctx, answerPatience)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,13 +56,6 @@ func (i *instance) sleepWarm(ctx context.Context, v *vm) error {
 // saveMemory brings everything to the disk and has it loaded once; what is
 // then to be committed is in i.rec.
 func (i *instance) saveMemory(ctx context.Context, v *vm) error {
-	if v.settled != nil {
-		select {
-		case <-v.settled:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 	c, err := v.control(ctx)
 	if err != nil {
 		return err
@@ -76,6 +70,9 @@ func (i *instance) saveMemory(ctx context.Context, v *vm) error {
 		return err
 	}
 	if err := v.freeze(ctx); err != nil {
+		if v.stoppedByFullDisk(ctx) {
+			err = fmt.Errorf("the guest can't write to its volume: %w", syscall.ENOSPC)
+		}
 		return err
 	}
 	if err := c.Execute(ctx, "stop", nil, nil); err != nil {
@@ -159,6 +156,11 @@ func (i *instance) goOn(v *vm) {
 	if err == nil || errors.Is(err, errUnknownVerb) || v.ctx.Err() != nil {
 		return
 	}
+	status, stop := context.WithTimeout(v.ctx, goOnPatience)
+	defer stop()
+	if v.stoppedByFullDisk(status) {
+		return // it goes on when there is room; the thaw waits for it in the channel
+	}
 	i.p.log.WithField("instance", i.id).WithError(err).Error("a guest does not run again after a save that was given up; it is booted")
 	v.startAgain()
 }
@@ -178,7 +180,7 @@ func (v *vm) goOn(ctx context.Context, command guest.Command) error {
 			return err
 		}
 	}
-	if v.i.rec.Spec.Kernel.Silent() {
+	if v.silent {
 		return nil
 	}
 	return v.guest.ask(ctx, command)
@@ -215,6 +217,24 @@ func (v *vm) startAgain() {
 // settlePatience is how long an adopted machine may take to answer: one that
 // boots does not listen yet.
 const settlePatience = time.Minute
+
+// awaitSettled waits until an adopted machine is known to run, and what its guest
+// said last has been heard.
+func (v *vm) awaitSettled(ctx context.Context) error {
+	if v.settled == nil {
+		return nil
+	}
+	timer := time.NewTimer(freezePatience)
+	defer timer.Stop()
+	select {
+	case <-v.settled:
+		return nil
+	case <-timer.C:
+		return errors.New("it has not answered since it was adopted")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // loadPatience is how long an adopted machine may go on loading what an earlier
 // provisioner had it load.

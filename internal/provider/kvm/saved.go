@@ -57,8 +57,16 @@ type savedVolume struct {
 	Written time.Time `json:"written"`
 }
 
+// tier of what is kept; cold where nothing is.
+func (s *savedMemory) tier() fleet.SleepTier {
+	if s == nil {
+		return fleet.TierCold
+	}
+	return s.Tier
+}
+
 // memory tells whether there is more than the disks.
-func (s *savedMemory) memory() bool { return s != nil && s.Tier != fleet.TierCold }
+func (s *savedMemory) memory() bool { return s.tier() != fleet.TierCold }
 
 // status is what others are told.
 func (s *savedMemory) status() *fleet.Saved {
@@ -139,6 +147,17 @@ func (i *instance) volumeMisfit(s *savedVolume) string {
 
 // damaged says what of the files is not as it was written; "" is nothing.
 func (i *instance) damaged(s *savedMemory) string {
+	for n, name := range i.rec.Tenant {
+		if _, err := os.Stat(filepath.Join(i.dir(), tenantDir, name)); name != "" && err != nil {
+			return fmt.Sprintf("file %d of its disk is gone", n+1)
+		}
+	}
+	if s.Tier == fleet.TierPacked {
+		if _, err := os.Stat(i.packedPath()); err != nil { // what is in it is checked by unpacking
+			return "the file with its memory is gone"
+		}
+		return ""
+	}
 	ram, err := os.Stat(i.ramPath())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -156,11 +175,6 @@ func (i *instance) damaged(s *savedMemory) string {
 		return "the file with its state can't be read: " + err.Error()
 	case size != s.StateBytes || sum != s.StateSHA256:
 		return "the file with its state is damaged"
-	}
-	for n, name := range i.rec.Tenant {
-		if _, err := os.Stat(filepath.Join(i.dir(), tenantDir, name)); name != "" && err != nil {
-			return fmt.Sprintf("file %d of its disk is gone", n+1)
-		}
 	}
 	return ""
 }
@@ -199,12 +213,19 @@ func digest(path string) (string, int64, error) {
 	return hex.EncodeToString(h.Sum(nil)), n, err
 }
 
-// useUp removes the state for good: from now on nothing goes on from it again.
+// useUp removes for good what was saved, packed or not: from now on nothing goes
+// on from it again. fs.ErrNotExist where there was neither.
 func (i *instance) useUp() error {
-	if err := os.Remove(i.statePath()); err != nil {
-		return err
+	state, packed := os.Remove(i.statePath()), os.Remove(i.packedPath())
+	for _, err := range []error{state, packed} {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
-	return syncDir(i.dir())
+	if state != nil && packed != nil {
+		return state
+	}
+	return syncDir(filepath.Dir(i.packedPath()))
 }
 
 // forgetMemory makes a sleeper a cold one, and says why. The journal is the

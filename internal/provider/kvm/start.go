@@ -25,6 +25,9 @@ func (i *instance) start(ctx context.Context) error {
 	if stopping {
 		return fleet.Errorf(fleet.KindUnavailable, "starting instance %s: this host's provisioner is stopping", i.id)
 	}
+	if i.stopPacking != nil {
+		i.stopPacking()
+	}
 	if i.rec.Asleep && i.rec.Saved.memory() {
 		cold, err := i.restore(ctx)
 		if cold == "" || err != nil {

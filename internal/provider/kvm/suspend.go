@@ -62,7 +62,10 @@ func (p *Provider) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.S
 	if !i.exists() {
 		return none, errUnknown(ref.ID)
 	}
-	return i.status(), nil
+	st := i.status()
+	i.last.Store(&st)
+	p.fellAsleep()
+	return st, nil
 }
 
 func (i *instance) savedMemory() bool {
@@ -105,6 +108,9 @@ func (i *instance) suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.S
 	}
 	if o.Mode == fleet.SuspendCold {
 		return v, i.sleepCold(v, "")
+	}
+	if err := v.awaitSettled(ctx); err != nil {
+		return nil, i.notSaved(ctx, err)
 	}
 	cold := i.unsavable(ctx, v)
 	if cold == "" {
@@ -198,7 +204,7 @@ func (i *instance) notSaved(ctx context.Context, err error) error {
 
 // freeze has the guest write its disks out and hold further writes back.
 func (v *vm) freeze(ctx context.Context) error {
-	if v.i.rec.Spec.Kernel.Silent() {
+	if v.silent {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, freezePatience)

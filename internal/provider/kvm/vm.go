@@ -48,9 +48,12 @@ type vm struct {
 	settled chan struct{}
 	// becameReady is closed when the guest is ready for the first time.
 	becameReady chan struct{}
-	// health, endpoints and grace never change.
+	// becameHealthy is closed when the health check has been answered for the first time.
+	becameHealthy chan struct{}
 	// volume is the one that the machine has for itself; nil where it has none.
-	volume    *fleet.VolumeRef
+	volume *fleet.VolumeRef
+	// silent, health, endpoints and grace never change.
+	silent    bool
 	health    fleet.Health
 	endpoints map[int]string
 	grace     time.Duration
@@ -82,15 +85,18 @@ type vm struct {
 	notified  time.Time
 	notifying bool
 	readyOnce sync.Once
+	// healthyOnce is of becameHealthy; retrying: an io-error is looked at soon.
+	healthyOnce sync.Once
+	retrying    bool
 }
 
 // newVM begins to watch a QEMU that runs. Needs the instance's lock. A guest that
 // goes on from a sleep is not asked for what it said last: it has better to do.
 func newVM(i *instance, proc *watched, purpose purpose) *vm {
 	v := &vm{
-		i: i, proc: proc, dead: make(chan struct{}), exited: make(chan struct{}), becameReady: make(chan struct{}),
+		i: i, proc: proc, dead: make(chan struct{}), exited: make(chan struct{}), becameReady: make(chan struct{}), becameHealthy: make(chan struct{}),
 		qmpUp: make(chan struct{}), qmpDone: make(chan struct{}), migration: make(chan string, 16),
-		health: i.rec.Spec.Manifest.Health, endpoints: i.rec.Endpoints,
+		silent: i.rec.Spec.Kernel.Silent(), health: i.rec.Spec.Manifest.Health, endpoints: i.rec.Endpoints,
 		state: fleet.HealthUnknown, detail: "the guest is booting",
 	}
 	v.grace = i.p.o.StopGrace
@@ -120,7 +126,7 @@ func (v *vm) began(how fleet.Start) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.ran, v.how = time.Now(), how
-	if v.i.rec.Spec.Kernel.Silent() {
+	if v.silent {
 		v.becomeReady()
 	}
 }
@@ -195,6 +201,9 @@ func (v *vm) connectQMP(ctx context.Context) (*qmp.Client, error) {
 
 func (v *vm) heardFromQEMU(e qmp.Event) {
 	migrationEvent(e, v.migration)
+	if e.Name == "BLOCK_IO_ERROR" {
+		v.retrySoon()
+	}
 	if e.Name != "SHUTDOWN" {
 		return
 	}
@@ -313,6 +322,9 @@ func (v *vm) record(round int, err error) bool {
 	}
 	v.probedAt = time.Now()
 	v.state, v.detail = fleet.HealthHealthy, ""
+	if err == nil {
+		v.healthyOnce.Do(func() { close(v.becameHealthy) })
+	}
 	if err != nil {
 		v.state, v.detail = fleet.HealthUnhealthy, err.Error()
 	} else if v.health.Type != fleet.HealthNone && v.health.Type != "" {

@@ -149,15 +149,22 @@ func (i *instance) startAsleep(ctx context.Context) error {
 	return nil
 }
 
-// awaitReady waits until the guest is ready for the first time.
+// awaitReady waits until the guest is ready for the first time. One that was booted
+// and never says so is when it answers its health check.
 func (v *vm) awaitReady(ctx context.Context) error {
+	ready := v.becameReady
+	v.mu.Lock()
+	if v.silent && v.how != fleet.StartResumed {
+		ready = v.becameHealthy
+	}
+	v.mu.Unlock()
 	select {
-	case <-v.becameReady:
+	case <-ready:
 		return nil
 	default:
 	}
 	select {
-	case <-v.becameReady:
+	case <-ready:
 		return nil
 	case <-v.exited:
 		return fleet.Errorf(fleet.KindUnavailable, "instance %s has ended before it was ready", v.i.id)
