@@ -15,8 +15,8 @@ import (
 const (
 	// restorePatience is how long QEMU may take to load a saved state.
 	restorePatience = 30 * time.Second
-	// answerPatience is how long a guest that goes on may take to say so.
-	answerPatience = 20 * time.Second
+	// defaultAnswerPatience is how long a guest that goes on may take to say so.
+	defaultAnswerPatience = 20 * time.Second
 )
 
 // restore lets a sleeping machine go on where it was saved, and returns when its
@@ -165,7 +165,7 @@ func (v *vm) wakeGuest() error {
 	if v.silent {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(v.ctx, answerPatience)
+	ctx, cancel := context.WithTimeout(v.ctx, v.i.p.answerPatience)
 	defer cancel()
 	err := v.guest.ask(ctx, wakeCommand(guest.VerbWake))
 	if !errors.Is(err, errUnknownVerb) {
@@ -183,5 +183,9 @@ func (v *vm) wakeGuest() error {
 func wakeCommand(verb guest.Verb) guest.Command {
 	seed := make([]byte, 32)
 	_, _ = rand.Read(seed) // it never fails
-	return guest.Command{Verb: verb, Time: time.Now(), Seed: seed}
+	now := time.Now()
+	if verb == guest.VerbWake {
+		return guest.Command{Verb: verb, Nanos: now.UnixNano(), Seed: seed}
+	}
+	return guest.Command{Verb: verb, Time: now, Seed: seed}
 }
