@@ -24,10 +24,14 @@ type postgres struct {
 // newPostgres makes a database and starts the server, which ends with the test.
 func newPostgres(t *testing.T) *postgres {
 	t.Helper()
-	p := &postgres{dir: t.TempDir()}
+	dir, err := os.MkdirTemp("", "dormouse-outage-") // where another user may enter
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	require.NoError(t, os.Chmod(dir, 0o755))
+	p := &postgres{dir: dir}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	require.NoError(t, err)
-	if path, err := exec.LookPath("postgres"); err == nil {
+	if path, err := exec.LookPath("postgres"); err == nil && len(found) == 0 {
 		found = append(found, path)
 	}
 	require.NotEmpty(t, found, "there is no Postgres server: apt-get install postgresql")
