@@ -192,24 +192,31 @@ func (s *sleeping) restore(ctx context.Context, p *place, packed bool) (took tim
 		}
 		unpacking = time.Since(begin)
 	}
-	state, err := os.Open(p.path("state"))
+	m, err := s.goOn(ctx, p)
 	if err != nil {
 		return 0, err
+	}
+	return unpacking + m.answered.Sub(m.began), m.end()
+}
+
+// goOn lets a machine go on in a place that was furnished, until the first byte of its answer.
+func (s *sleeping) goOn(ctx context.Context, p *place) (*bare, error) {
+	state, err := os.Open(p.path("state"))
+	if err != nil {
+		return nil, err
 	}
 	defer state.Close()
 	m, number, err := s.r.start(ctx, p, state)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, m.end()) }()
-	if err := m.goOn(ctx, number); err != nil {
-		return 0, m.failed(err)
+	if err = m.load(ctx, number); err == nil {
+		m.answered, err = firstByte(ctx, "guest", m.dial)
 	}
-	at, err := firstByte(ctx, "guest", m.dial)
 	if err != nil {
-		return 0, m.failed(err)
+		return nil, errors.Join(m.failed(err), m.end())
 	}
-	return unpacking + at.Sub(m.began), nil
+	return m, nil
 }
 
 func (s *sleeping) unpack(ctx context.Context, p *place) error {
@@ -221,7 +228,8 @@ func (s *sleeping) unpack(ctx context.Context, p *place) error {
 	return os.Chown(p.path("ram"), s.r.uid, s.r.uid)
 }
 
-func (m *bare) goOn(ctx context.Context, state int) error {
+// load has QEMU load the state and let the guest run.
+func (m *bare) load(ctx context.Context, state int) error {
 	c, err := m.monitor(ctx)
 	if err != nil {
 		return err

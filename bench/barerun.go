@@ -31,6 +31,9 @@ type place struct {
 	network *hostnet.Bridge
 }
 
+// gatewayMAC is the hardware address of the host in each place.
+const gatewayMAC = "02:00:5e:00:53:01"
+
 // newPlace makes a place. The directory is removed with the bench's own.
 func (b *bench) newPlace(r *recipe, name string) (*place, error) {
 	p := &place{dir: filepath.Join(b.dir, "bare-"+name)}
@@ -38,11 +41,17 @@ func (b *bench) newPlace(r *recipe, name string) (*place, error) {
 		return nil, err
 	}
 	var err error
-	p.network, err = hostnet.NewBridge(hostnet.Options{Name: fmt.Sprintf("dormouse-bench-%d-%s", os.Getpid(), name), Pool: r.pool})
+	namespace := fmt.Sprintf("dormouse-bench-%d-%s", os.Getpid(), name)
+	p.network, err = hostnet.NewBridge(hostnet.Options{Name: namespace, Pool: r.pool})
 	if err != nil {
 		return nil, err
 	}
 	b.onClose(func() error { return p.network.Remove(context.Background()) })
+	// A guest that goes on knows its gateway by the hardware address of where it was saved.
+	out, err := exec.Command("ip", "-n", namespace, "link", "set", "dev", "dormouse0", "address", gatewayMAC).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("setting the bridge's address: %w: %s", err, out)
+	}
 	return p, nil
 }
 
@@ -55,6 +64,8 @@ type bare struct {
 	channel  net.Conn
 	endpoint string
 	began    time.Time
+	// answered is when the first byte of its answer was there, where it was resumed.
+	answered time.Time
 	id       fleet.InstanceID
 }
 

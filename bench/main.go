@@ -35,6 +35,7 @@ func benchmarks() []benchmark {
 		{"image", "images of a release of Nanos (NANOS_DIR): builds beside copies, further tenants, memory", benchImage},
 		{"boot", "accepted to first answer of the example workspace, beside a bare boot", benchBoot},
 		{"wake", "a request to a sleeper, beside a bare restore of the same guest", benchWake},
+		{"herd", "many sleepers woken at once, beside as many bare restores at once, and many requests to one", benchHerd},
 	}
 }
 

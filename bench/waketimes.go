@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -73,30 +74,28 @@ const pollEvery = 5 * time.Millisecond
 type watch struct {
 	cancel context.CancelFunc
 	done   chan struct{}
-	// seen are those that were seen, looks how often it was looked.
-	seen  map[int]bool
+	// seen are the instances of the processes that were seen, looks how often it was looked.
+	seen  map[int]string
 	looks int
 	err   error
 }
 
-// watchMachines begins to look. The instance may be a prefix of many.
+// watchMachines begins to look, for those of all instances where none is named.
 func watchMachines(ctx context.Context, instance string) *watch {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{cancel: cancel, done: make(chan struct{}), seen: map[int]bool{}}
+	w := &watch{cancel: cancel, done: make(chan struct{}), seen: map[int]string{}}
 	go func() {
 		defer close(w.done)
 		tick := time.NewTicker(pollEvery)
 		defer tick.Stop()
 		for {
-			pids, err := machines(instance)
+			found, err := machines(instance)
 			if err != nil {
 				w.err = err
 				return
 			}
 			w.looks++
-			for _, pid := range pids {
-				w.seen[pid] = true
-			}
+			maps.Copy(w.seen, found)
 			select {
 			case <-ctx.Done():
 				return
@@ -133,13 +132,25 @@ func (n none) end() error {
 	return nil
 }
 
-// machines are the QEMU processes of an instance, those that only verify included.
-func machines(instance string) ([]int, error) {
+// of counts the processes of one instance.
+func (w *watch) of(instance string) int {
+	n := 0
+	for _, each := range w.seen {
+		if each == instance {
+			n++
+		}
+	}
+	return n
+}
+
+// machines are the QEMU processes of our instances, or of one, those that only
+// verify included, by their IDs.
+func machines(instance string) (map[int]string, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
-	var pids []int
+	found := map[int]string{}
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
@@ -150,9 +161,15 @@ func machines(instance string) ([]int, error) {
 			continue
 		}
 		args, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err == nil && strings.Contains(string(args), "\x00guest=dormouse-"+instance) {
-			pids = append(pids, pid)
+		if err != nil {
+			continue
+		}
+		_, name, ok := strings.Cut(string(args), "\x00guest=dormouse-")
+		name, _, _ = strings.Cut(name, "\x00")
+		name, _, _ = strings.Cut(name, ".") // what only verifies has more
+		if ok && (instance == "" || name == instance) {
+			found[pid] = name
 		}
 	}
-	return pids, nil
+	return found, nil
 }
