@@ -37,8 +37,8 @@ func number(t *testing.T, name string, standard int) int {
 }
 
 func TestPowerCut(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("a disk that loses its power needs root and /dev/fuse")
+	if err := lossy.Usable(); err != nil {
+		t.Skip(err)
 	}
 	rounds := number(t, "DORMOUSE_POWERCUT_ROUNDS", 8)
 	seed := uint64(number(t, "DORMOUSE_POWERCUT_SEED", int(time.Now().UnixNano()>>10&0xffffff)+1))
