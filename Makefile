@@ -11,7 +11,7 @@ VM_PACKAGES := ./cmd/init/... ./e2e/... ./internal/imagebuilder/export/... ./int
 .DEFAULT_GOAL := help
 # Set-up comes before the build also under make -j.
 .NOTPARALLEL:
-.PHONY: help setup build kernel run down clean test test-unit test-vm lint verify bench plans exam simulate chaos e2e soak powercut outage fuzz
+.PHONY: help setup build kernel run down clean test test-unit test-vm lint verify bench plans exam simulate chaos e2e soak cycles powercut outage fuzz
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -75,6 +75,9 @@ powercut: setup build ## end QEMU, provisioner, Postgres or all power 200 times 
 
 outage: setup build ## take Postgres away for 5 minutes and restart the provisioner meanwhile
 	DORMOUSE_OUTAGE=5m go test -count=1 -timeout 30m -v ./e2e/outage
+cycles: setup build ## 1,000 sleeps of a virtual machine whose users write to it without a pause (CYCLES=n)
+	DORMOUSE_CYCLES=$(CYCLES) go test -count=1 -timeout 180m -v -run TestCycles ./e2e/cycles
+CYCLES ?= 1000
 
 FUZZTIME ?= 1m
 fuzz: ## fuzz everything that reads what strangers wrote, FUZZTIME=1m (or 500x) each

@@ -146,7 +146,9 @@ func (s *sleeping) pack(ctx context.Context) error {
 func (s *sleeping) furnish(p *place, packed bool) error {
 	names := map[string]string{savedVolume: "volume"}
 	if packed {
-		names[packedRAM], names[packedState] = packedRAM, packedState
+		if p != s.from { // there they are, and are only read
+			names[packedRAM], names[packedState] = packedRAM, packedState
+		}
 		for _, name := range []string{"ram", "state"} { // of the restore before
 			if err := os.Remove(p.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err

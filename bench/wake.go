@@ -14,9 +14,9 @@ import (
 )
 
 // benchWake wakes the example workspace by one request to the gateway, beside
-// the same QEMU that restores the same guest without us: from the request, and
-// from the start of QEMU, to the first byte of the answer. Half of the pairs follow
-// an emptied page cache.
+// the same QEMU that restores (or boots) the same guest without us: from the request,
+// and from the start of QEMU, or of zstd, to the first byte of the answer. Half of the
+// pairs follow an emptied page cache.
 func benchWake(ctx context.Context, b *bench) (err error) {
 	w, err := b.newWaking(ctx, "wake", "sleeper")
 	if err != nil {
@@ -35,10 +35,39 @@ func benchWake(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	warm := comparison{name: "warm", ratio: "wake.restore_ratio",
+	if err := s.pack(ctx); err != nil {
+		return err
+	}
+	err = w.compare(ctx, b, comparison{ratio: "wake.restore_ratio", start: "resumed", sleep: w.sleep,
 		furnish: func() error { return s.furnish(place, false) },
-		bare:    func(ctx context.Context) (time.Duration, error) { return s.restore(ctx, place, false) }}
-	return w.compare(ctx, b, warm)
+		bare:    func(ctx context.Context) (time.Duration, error) { return s.restore(ctx, place, false) }})
+	if err != nil {
+		return fmt.Errorf("warm: %w", err)
+	}
+	err = w.compare(ctx, b, comparison{tier: "cold.", ratio: "wake.cold_ratio", start: "booted", sleep: w.sleepCold,
+		furnish: func() error { return nil },
+		bare: func(ctx context.Context) (time.Duration, error) {
+			m, took, err := r.boot(ctx, place)
+			if err == nil {
+				err = m.end()
+			}
+			return took, err
+		}})
+	if err != nil {
+		return fmt.Errorf("cold: %w", err)
+	}
+	packing, err := b.newWaking(ctx, "packed", "sleeper", "--pack-after", "1ms")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, packing.p.stop()) }()
+	err = packing.compare(ctx, b, comparison{tier: "packed.", ratio: "wake.packed_ratio", start: "resumed", sleep: packing.sleepPacked,
+		furnish: func() error { return s.furnish(place, true) },
+		bare:    func(ctx context.Context) (time.Duration, error) { return s.restore(ctx, place, true) }})
+	if err != nil {
+		return fmt.Errorf("packed: %w", err)
+	}
+	return nil
 }
 
 // waking is a provisioner with an installation that is put to sleep and woken.
@@ -82,6 +111,30 @@ func (w *waking) sleep(ctx context.Context) error {
 	return w.follow(ctx, v)
 }
 
+func (w *waking) sleepCold(ctx context.Context) error {
+	v, err := w.p.client.Installations.HibernateCold(ctx, w.name)
+	if err != nil {
+		return err
+	}
+	return w.follow(ctx, v)
+}
+
+// sleepPacked returns when the memory is packed, and no longer there as it was.
+func (w *waking) sleepPacked(ctx context.Context) error {
+	if err := w.sleep(ctx); err != nil {
+		return err
+	}
+	return until(ctx, 20*time.Millisecond, time.Minute, "the memory of "+w.name+" is packed", func() (bool, error) {
+		return w.p.has(w.instance, "packed") && !w.p.has(w.instance, "ram"), nil
+	})
+}
+
+// has tells whether the directory of an instance has a file.
+func (p *provisioner) has(instance, file string) bool {
+	_, err := os.Stat(filepath.Join(p.dataDir, "host", "instances", instance, file))
+	return err == nil
+}
+
 func (w *waking) follow(ctx context.Context, v client.Installation) error {
 	if v.Operation == nil {
 		return nil // it is so already
@@ -115,12 +168,14 @@ func (w *waking) visit(ctx context.Context) (time.Duration, error) {
 
 // comparison is one tier of sleep beside what the same takes without us.
 type comparison struct {
-	name  string
-	ratio string
+	// tier stands before the names of its figures, but for the ratio's.
+	tier, ratio string
+	// sleep returns when the installation sleeps in that tier.
+	sleep func(context.Context) error
 	// furnish prepares a run of bare, outside of the time.
 	furnish func() error
 	bare    func(context.Context) (time.Duration, error)
-	// start is how a machine of this tier must have begun.
+	// start is how our machine must have begun.
 	start string
 }
 
@@ -138,19 +193,16 @@ func (w *waking) compare(ctx context.Context, b *bench, c comparison) error {
 		half := pair % 2
 		without, with, err := w.pair(ctx, c, half == 1)
 		if err != nil {
-			return fmt.Errorf("pair %d of %s: %w", pair+1, c.name, err)
+			return fmt.Errorf("pair %d: %w", pair+1, err)
 		}
-		b.say("%s pair %d, %s: bare %.0f ms, ours %.0f ms (%s)", c.name, pair+1, halves[half], ms(without), ms(with.total), with)
+		b.say("%spair %d, %s: bare %.0f ms, ours %.0f ms (%s)", c.tier, pair+1, halves[half], ms(without), ms(with.total), with)
 		bare[half], ours[half] = append(bare[half], ms(without)), append(ours[half], ms(with.total))
 		ratios[half] = append(ratios[half], with.total.Seconds()/without.Seconds())
 		for name, d := range with.parts() {
 			parts[name] = append(parts[name], ms(d))
 		}
 	}
-	prefix := "wake."
-	if c.name != "warm" {
-		prefix += c.name + "."
-	}
+	prefix := "wake." + c.tier
 	all := func(v [2][]float64) []float64 { return append(append([]float64{}, v[0]...), v[1]...) }
 	b.print(prefix+"bare_ms", median(all(bare)), "ms")
 	b.print(prefix+"ours_ms", median(all(ours)), "ms")
@@ -172,7 +224,7 @@ func (w *waking) pair(ctx context.Context, c comparison, drop bool) (without tim
 	if err := w.is(ctx, "stable"); err != nil {
 		return 0, with, err
 	}
-	if err := w.sleep(ctx); err != nil {
+	if err := c.sleep(ctx); err != nil {
 		return 0, with, err
 	}
 	watch := watchNone(ctx, w.instance)
@@ -198,7 +250,7 @@ func (w *waking) pair(ctx context.Context, c comparison, drop bool) (without tim
 		return 0, with, err
 	}
 	with, err = w.p.wakeTimes(ctx, w.instance, began, took)
-	if err == nil && c.start != "" && with.start != c.start {
+	if err == nil && with.start != c.start {
 		err = fmt.Errorf("it was %s, and should have been %s", with.start, c.start)
 	}
 	return without, with, err

@@ -55,6 +55,7 @@ func TestPromisedCommandLine(t *testing.T) {
 		"installation restart":   "wait timeout if-version",
 		"installation retry":     "wait timeout if-version",
 		"installation hibernate": "cold wait timeout if-version",
+		"installation clone":     "for wait timeout if-version",
 		"installation open":      "print",
 		"installation traffic":   "",
 		"top":                    "every limit count",

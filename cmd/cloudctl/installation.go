@@ -21,7 +21,7 @@ func (a *app) installationCommand() *cobra.Command {
 		a.installationRequest("wake", "Bring it back from sleep", (*client.Installations).Wake),
 		a.installationDelete(), a.explain("NAME", "an installation", a.complete(installationNames), func(ctx context.Context, c *client.Client, name string) (client.Explanation, error) {
 			return c.Installations.Explain(ctx, name)
-		}), a.installationLogs(), a.installationOpen(), a.installationTraffic())
+		}), a.installationLogs(), a.installationOpen(), a.installationTraffic(), a.installationClone())
 	return cmd
 }
 

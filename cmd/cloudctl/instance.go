@@ -60,26 +60,30 @@ func (a *app) instanceGet() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(i, func() string {
-				var s sheet
-				s.add("ID", i.ID)
-				s.add("Installation", i.Installation)
-				s.add("Owner", i.Owner)
-				s.add("Place", i.Cluster+", "+i.Host)
-				s.add("Power", i.Power)
-				s.add("Role", roleOf(i))
-				s.add("Kernel", i.Kernel)
-				s.add("Image", i.Image)
-				s.add("Size", fmt.Sprintf("%s, %d vCPU", showMiB(int64(i.MemoryMiB)), i.VCPUs))
-				s.add("Address", i.Address)
-				s.add("MAC", i.MAC)
-				s.list("Reached at", endpointsOf(i))
-				s.add("Restarts", fmt.Sprint(i.Restarts))
-				s.add("Created", a.ago(i.CreatedAt))
-				return s.String()
-			})
+			return a.printInstance(i)
 		}),
 	}
+}
+
+func (a *app) printInstance(i client.InstanceDetail) error {
+	return a.print(i, func() string {
+		var s sheet
+		s.add("ID", i.ID)
+		s.add("Installation", i.Installation)
+		s.add("Owner", i.Owner)
+		s.add("Place", i.Cluster+", "+i.Host)
+		s.add("Power", i.Power)
+		s.add("Role", roleOf(i))
+		s.add("Kernel", i.Kernel)
+		s.add("Image", i.Image)
+		s.add("Size", fmt.Sprintf("%s, %d vCPU", showMiB(int64(i.MemoryMiB)), i.VCPUs))
+		s.add("Address", i.Address)
+		s.add("MAC", i.MAC)
+		s.list("Reached at", endpointsOf(i))
+		s.add("Restarts", fmt.Sprint(i.Restarts))
+		s.add("Created", a.ago(i.CreatedAt))
+		return s.String()
+	})
 }
 
 func (a *app) instanceTable(list []client.InstanceDetail) string {

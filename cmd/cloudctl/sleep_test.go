@@ -96,6 +96,31 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+func TestClone(t *testing.T) {
+	t.Parallel()
+	op, held := operation(), operation()
+	op.Kind, held.Kind, held.Step, held.Revision = "clone", "clone", client.StepHoldClone, 7
+	failed := ended("failed")
+	copied := client.InstanceDetail{Instance: client.Instance{ID: "vm2", Power: "on"}, Installation: "acme", Role: "application", Clone: true,
+		Endpoints: []client.Endpoint{{Port: 8080, Protocol: "http", Address: "10.9.0.2:8080"}}}
+	list := answer(200, client.Page[client.InstanceDetail]{Items: []client.InstanceDetail{{Instance: client.Instance{ID: "vm1"}}, copied}})
+	routes := map[string]http.HandlerFunc{"POST /installations/acme/clone": answer(202, installation("hibernating", &op)), "GET /operations/op1": answer(200, held), "GET /instances": list}
+	f := newFake(t, routes)
+	r := newRun(f.URL)
+	require.Equal(t, exitDone, r.line(t, "installation clone acme --for 10m --wait"), r.err)
+	require.Equal(t, `{"time_to_live_seconds":600}`, f.asked()[0].body)
+	require.Contains(t, r.out.String(), "http://10.9.0.2:8080")
+	require.Contains(t, r.out.String(), "a clone")
+	r = newRun(f.URL)
+	require.Equal(t, exitDone, r.line(t, "installation clone acme"))
+	require.Contains(t, r.out.String(), "hibernating")
+	for _, line := range []string{"--for 9s", "--for 61m", "--for 1500ms"} {
+		require.Equal(t, exitUsage, newRun(f.URL).line(t, "installation clone acme "+line), line)
+	}
+	routes = map[string]http.HandlerFunc{"POST /installations/acme/clone": answer(202, installation("hibernating", &op)), "GET /operations/op1": answer(200, failed)}
+	require.Equal(t, exitFailed, newRun(newFake(t, routes).URL).line(t, "installation clone acme --wait"))
+}
+
 func traffic(name string, requests int64) client.Traffic {
 	return client.Traffic{InstallationID: "id-" + name, Name: name, State: "stable", Requests: requests, BytesIn: 3 << 20, BytesOut: 5 << 10, Open: 2,
 		ToldAt: noon.Add(-20 * time.Second), LastActiveAt: noon.Add(-3 * time.Minute), Wakes: 4, AwakeSince: noon.Add(-time.Hour),

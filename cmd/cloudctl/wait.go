@@ -15,6 +15,8 @@ import (
 type waiting struct {
 	wait    bool
 	timeout time.Duration
+	// seen is told of each look at the operation, too; may be nil.
+	seen func(client.Operation)
 }
 
 const (
@@ -47,7 +49,12 @@ func (a *app) follow(ctx context.Context, c *client.Client, op *client.Operation
 	defer cancel()
 	shown := a.startProgress()
 	shown.seen(*op)
-	last, err := c.Operations.Follow(ctx, op.ID, shown.seen)
+	last, err := c.Operations.Follow(ctx, op.ID, func(op client.Operation) {
+		shown.seen(op)
+		if w.seen != nil {
+			w.seen(op)
+		}
+	})
 	shown.stop()
 	if last.ID == "" {
 		last = *op

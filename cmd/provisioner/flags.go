@@ -37,6 +37,8 @@ type config struct {
 	gatewayDomain  string
 	trustedProxies []string
 	tls            tlsConfig
+	wakesPerHour   int
+	sourceWakes    int
 	packAfter      time.Duration
 	warmMiB        int64
 	savedMiB       int64
@@ -71,6 +73,8 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8075", "address of the API; loopback only")
 	flags.StringSliceVar(&c.gatewayListen, "gateway-listen", []string{"127.0.0.1:8065", "[::1]:8065"}, "addresses of the gateway, separated by commas; the first one is named in URLs")
 	c.tls.bind(flags)
+	flags.IntVar(&c.wakesPerHour, "gateway-wakes-per-hour", 120, "how often visits may wake one installation in an hour whose rules say nothing; below 0 without bound")
+	flags.IntVar(&c.sourceWakes, "gateway-source-wakes-per-hour", 1200, "how many wakes one network of clients (/24, /56 of IPv6) may cause in an hour; below 0 without bound")
 	flags.DurationVar(&c.packAfter, "pack-after", 10*time.Minute, "how long an installation must have slept for its saved memory to be compressed; 0 is never")
 	flags.Int64Var(&c.warmMiB, "warm-mib", 0, "disk in MiB that saved memory may take which is not compressed; beyond it the longest asleep are compressed (0: no bound)")
 	flags.Int64Var(&c.savedMiB, "saved-mib", 0, "disk in MiB that saved memory may take in all; beyond it the longest asleep keep their disks only, and wake by a boot (0: no bound)")

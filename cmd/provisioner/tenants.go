@@ -30,7 +30,7 @@ func (s *server) openGateway(ctx context.Context) error {
 	metrics := newGatewayMetrics(s.metrics)
 	gw := gateway.New(gateway.Options{
 		Routes: s.visits, Local: s.visits, Waker: s.visits, Report: s.visits, Dial: s.places.dial, Domain: s.c.gatewayDomain, Dir: dir,
-		PortHosts: s.c.portHosts(), Engine: wire.Options{ProxyFrom: proxies}, Log: s.log, Metrics: metrics,
+		PortHosts: s.c.portHosts(), WakesPerHour: s.c.wakesPerHour, SourceWakesPerHour: s.c.sourceWakes, Engine: wire.Options{ProxyFrom: proxies}, Log: s.log, Metrics: metrics,
 	})
 	metrics.register(s.metrics, gw.Load)
 	s.visits.gateway.Store(gw)

@@ -1,5 +1,6 @@
 // Command guestprobe is a tenant's program that says what it has been given:
-// memory, volume and environment, and (below /files/) every file. The tests in e2e run it in a virtual machine.
+// memory, volume and environment, and (below /files/) every file, and that keeps a
+// ledger (below /ledger). The tests in e2e run it in a virtual machine.
 package main
 
 import (
@@ -29,6 +30,7 @@ func main() {
 		}
 	})
 	http.Handle("GET /files/", http.StripPrefix("/files/", http.FileServer(http.Dir("/"))))
+	newLedger().handle(http.DefaultServeMux)
 	log.Fatal(http.ListenAndServe(":8080", nil))
 }
 

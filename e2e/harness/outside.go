@@ -282,6 +282,14 @@ func (e *Environment) PostmasterChanged(pid int) bool {
 	return err == nil && now != pid
 }
 
+// Provisioner returns the provisioner's process ID; 0 where it does not run.
+func (e *Environment) Provisioner() int {
+	if p := e.running(); p != nil {
+		return p.cmd.Process.Pid
+	}
+	return 0
+}
+
 // Children returns the processes whose parent is pid.
 func (e *Environment) Children(pid int) []int {
 	var all []int

@@ -2,7 +2,7 @@ package api
 
 import (
 	"net/http"
-	"strconv"
+	"time"
 
 	"dormouse/client"
 	"dormouse/internal/fleet"
@@ -42,7 +42,7 @@ func (s *server) cloneInstallation(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	return s.change(w, r, body, Change{IDOrName: id, Kind: fleet.OperationClone,
-		Observed: map[string]string{fleet.ObservedTimeToLive: strconv.Itoa(in.TimeToLiveSeconds)}})
+		Observed: map[string]string{fleet.ObservedTimeToLive: (time.Duration(in.TimeToLiveSeconds) * time.Second).String()}})
 }
 
 // minTimeToLiveSeconds is the shortest time for which a clone can be looked at.

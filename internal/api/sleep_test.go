@@ -144,7 +144,7 @@ func TestClone(t *testing.T) {
 	h.call(t, "POST", "/api/v1/installations", sleepBody)
 	h.store.settle("acme", fleet.StateStable)
 	h.refused(t, http.StatusConflict, "POST", "/api/v1/installations/acme/clone", "")
-	for body, seconds := range map[string]string{"": "900", "{}": "900", `{"time_to_live_seconds":60}`: "60"} {
+	for body, seconds := range map[string]string{"": "15m0s", "{}": "15m0s", `{"time_to_live_seconds":60}`: "1m0s"} {
 		h.store.settle("acme", fleet.StateHibernating)
 		w := h.call(t, "POST", "/api/v1/installations/acme/clone", body)
 		require.Equal(t, http.StatusAccepted, w.Code, w.Body)

@@ -64,8 +64,8 @@ func TestIdleAndWakeChanges(t *testing.T) {
 
 func TestTimeToLive(t *testing.T) {
 	t.Parallel()
-	for said, want := range map[string]time.Duration{"": DefaultTimeToLive, "x": DefaultTimeToLive, "-1": DefaultTimeToLive, "0": DefaultTimeToLive,
-		"60": time.Minute, "3600": time.Hour, "7200": MaxTimeToLive, "99999999999999999999": DefaultTimeToLive} {
+	for said, want := range map[string]time.Duration{"": DefaultTimeToLive, "x": DefaultTimeToLive, "-1s": DefaultTimeToLive, "0": DefaultTimeToLive, "60": DefaultTimeToLive,
+		"1m0s": time.Minute, "1h": time.Hour, "2h": MaxTimeToLive, "99999999999999999999h": DefaultTimeToLive} {
 		require.Equal(t, want, (&Operation{Observed: map[string]string{ObservedTimeToLive: said}}).TimeToLive(), said)
 	}
 	require.Equal(t, DefaultTimeToLive, (&Operation{}).TimeToLive())

@@ -178,6 +178,8 @@ const (
 	WaitRollout Reason = "waiting-for-rollout"
 	// WaitSteady: healthy, and watched for a while before it counts as done.
 	WaitSteady Reason = "waiting-for-steady-health"
+	// WaitLookedAt: a clone runs, and is looked at.
+	WaitLookedAt Reason = "being-looked-at"
 	// WaitMoves: a drain waits for installations that are being moved, or worked on otherwise.
 	WaitMoves Reason = "waiting-for-moves"
 )

@@ -40,22 +40,23 @@ func (b *book) put(route Route, how answered) *entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	old := b.byID[route.InstallationID]
-	if old != nil && old.changes > how.changes && (old.here || !how.here) {
-		return old // this answer was on its way for longer
-	}
 	e := &entry{route: route, at: how.at, changes: how.changes, here: how.here}
-	if changed, ok := b.changedAt.get(route.InstallationID); ok && changed > how.changes {
+	if old != nil && old.changes > how.changes {
+		// This answer was on its way for longer: it says no more than that it is here.
+		e.route, e.at, e.changes = old.route, old.at, old.changes
+	}
+	if changed, ok := b.changedAt.get(route.InstallationID); ok && changed > e.changes {
 		e.at = time.Time{}
 	}
 	if old != nil {
 		e.here = e.here || old.here
-		if e.here == old.here && reflect.DeepEqual(old.route, route) {
+		if e.here == old.here && reflect.DeepEqual(old.route, e.route) {
 			e.route, e.rules = old.route, old.rules
 			b.set(old, e)
 			return e
 		}
 	}
-	e.rules = newRules(route.Wake)
+	e.rules = newRules(e.route.Wake)
 	b.set(old, e)
 	b.news()
 	if len(b.byID) > maxRoutes {

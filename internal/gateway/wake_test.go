@@ -215,6 +215,7 @@ func TestAWakeIsAskedForAsTheStateIs(t *testing.T) {
 			w.waker.change(func() {
 				w.waker.instead = func(_ context.Context, r Route) (Woken, error) {
 					require.Equal(t, state, r.State)
+					w.routes.set(serves)
 					return Woken{Route: serves}, nil
 				}
 			})

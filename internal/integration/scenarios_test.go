@@ -108,6 +108,11 @@ func env(key, value string) func(*fleet.Change) {
 	return func(ch *fleet.Change) { ch.Env = map[string]*string{key: &value} }
 }
 
+// briefly has a clone run for a moment.
+func briefly(ch *fleet.Change) {
+	ch.Observed = map[string]string{fleet.ObservedTimeToLive: "50ms"}
+}
+
 func size(memory, disk int) func(*fleet.Change) {
 	return func(ch *fleet.Change) { ch.MemoryMiB, ch.DiskMiB = &memory, &disk }
 }
@@ -317,6 +322,9 @@ func scenarios() []scenario {
 			before: after(joined, asleep), begin: rolled(fleet.OperationVerify, "A", "2"), check: func(c *kase) { c.pins(2) }},
 		{name: "verify-sick", kind: fleet.OperationVerify, end: "hibernating",
 			before: after(joined, asleep), begin: rolled(fleet.OperationVerify, "SICK", "1"), check: func(c *kase) { c.pins(1) }},
+		{name: "clone", kind: fleet.OperationClone, end: "hibernating", before: after(created("web"), asleep), begin: asking(fleet.OperationClone, briefly), check: func(c *kase) {
+			c.none("something of the clone is left", `SELECT id FROM instance WHERE installation_id = $1 AND deleted_at IS NULL AND clone`, c.id)
+		}},
 		// What a verification leaves that was pre-empted goes first.
 		{name: "update-cloned", kind: fleet.OperationUpdate, end: "hibernating",
 			before: cloned, begin: asking(fleet.OperationUpdate, env("A", "2")), check: func(c *kase) { c.pins(1) }},

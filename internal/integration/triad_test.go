@@ -251,7 +251,7 @@ func failedThenDeleted(w *world, s scenario) {
 		require.Equal(w.t, fleet.OperationFailed, op.State)
 		_, failed := s.kind.EndStates()
 		switch s.kind {
-		case fleet.OperationVerify:
+		case fleet.OperationVerify, fleet.OperationClone:
 			failed = "hibernating" // its users notice nothing
 		case fleet.OperationCheckCluster:
 			failed = "stable"

@@ -16,7 +16,7 @@ func TestCloneOfASleeper(t *testing.T) {
 	w.running("hello")
 	clone := func() (fleet.Accepted, error) {
 		return w.ChangeInstallation(context.Background(), fleet.Change{OperationID: newOperationID(), IDOrName: "hello", Kind: fleet.OperationClone,
-			Observed: map[string]string{fleet.ObservedTimeToLive: "60"}})
+			Observed: map[string]string{fleet.ObservedTimeToLive: "1m0s"}})
 	}
 	_, err := clone()
 	require.Equal(t, fleet.KindNotAccepted, fleet.KindOf(err), "it is awake")
@@ -32,7 +32,7 @@ func TestCloneOfASleeper(t *testing.T) {
 		[]any{a.Operation.Kind, a.Operation.State, a.Installation.State, a.Installation.AsleepSince})
 	require.Equal(t, 1, w.count(t, "SELECT count(*) FROM event WHERE operation_id = $1 AND kind = 'installation.requested'", a.Operation.ID))
 	s := w.claimOne()
-	require.Equal(t, []any{fleet.OperationClone, fleet.StateHibernating, "60"}, []any{s.Operation.Kind, s.Installation.State, s.Operation.Observed[fleet.ObservedTimeToLive]})
+	require.Equal(t, []any{fleet.OperationClone, fleet.StateHibernating, "1m0s"}, []any{s.Operation.Kind, s.Installation.State, s.Operation.Observed[fleet.ObservedTimeToLive]})
 	end := finish(s, "")
 	end.Follow = nil
 	require.False(t, w.commit(end)[0].Stale)

@@ -21,6 +21,9 @@ ON CONFLICT (installation_id) DO UPDATE SET last_active_at = greatest(have.last_
 	requests = have.requests + excluded.requests, bytes_in = have.bytes_in + excluded.bytes_in, bytes_out = have.bytes_out + excluded.bytes_out,
 	open = excluded.open, told_at = excluded.told_at`
 
+// mostTold bounds what a gateway can tell at once.
+const mostTold = 1 << 50
+
 // RecordActivity adds what a gateway has seen to what it told before, in one
 // statement for all; of installations that are gone nothing is kept. A time that
 // lies ahead of the database's is taken for now.
@@ -33,10 +36,10 @@ func (s *Store) RecordActivity(ctx context.Context, seen []fleet.Activity) error
 	for i, a := range seen {
 		ids[i], at[i] = string(a.InstallationID), a.LastAt
 		for n, v := range []int64{a.Requests, a.BytesIn, a.BytesOut, a.Open} {
-			numbers[n] = append(numbers[n], max(0, v))
+			numbers[n] = append(numbers[n], min(max(0, v), mostTold)) // or a sum might fail, and the whole batch with it
 		}
 	}
-	return s.read(func(tx *Tx) error {
+	return s.InTx(ctx, func(tx *Tx) error {
 		_, err := tx.exec(ctx, "recording activity", recordActivitySQL, pq.Array(ids), pq.Array(at),
 			pq.Array(numbers[0]), pq.Array(numbers[1]), pq.Array(numbers[2]), pq.Array(numbers[3]))
 		return err

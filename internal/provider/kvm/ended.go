@@ -157,9 +157,8 @@ func (i *instance) startFailed(err error) {
 // cleanUp removes what only a running machine needs.
 func (i *instance) cleanUp() {
 	i.releaseVolume()
-	if !i.rec.Asleep || !i.rec.Saved.memory() {
-		i.dropRAM()
-		_ = os.Remove(i.statePath())
+	if !i.rec.Asleep || i.rec.Saved.tier() != fleet.TierWarm {
+		i.dropRaw()
 	}
 	if err := i.p.o.Network.Detach(context.WithoutCancel(i.p.ctx), i.id); err != nil {
 		i.p.log.WithField("instance", i.id).WithError(err).Warn("the instance's port could not be removed; the next start will")

@@ -358,7 +358,7 @@ func (i *instance) status() fleet.InstanceStatus {
 	spec := i.rec.Spec
 	st := fleet.InstanceStatus{
 		ID: i.id, InstallationID: spec.InstallationID, ProviderRef: string(i.id), Epoch: i.rec.Epoch, Clone: bool(i.rec.Clone),
-		Power: fleet.PowerOff, Health: fleet.HealthUnknown, Exit: i.rec.Exit, CreatedAt: i.rec.CreatedAt, Boot: i.rec.Boots,
+		Power: fleet.PowerOff, Health: fleet.HealthUnknown, Exit: i.rec.Exit, CreatedAt: i.rec.CreatedAt, Boot: i.rec.Boots, Woken: i.rec.Woken,
 	}
 	for _, port := range spec.Manifest.Ports {
 		if address, ok := i.rec.Endpoints[port.Number]; ok {
@@ -369,7 +369,7 @@ func (i *instance) status() fleet.InstanceStatus {
 	}
 	switch {
 	case i.vm != nil:
-		st.Exit, st.ColdReason, st.Woken = nil, i.rec.ColdReason, i.rec.Woken
+		st.Exit, st.ColdReason = nil, i.rec.ColdReason
 		i.vm.fill(&st)
 	case i.rec.Asleep:
 		st.Asleep, st.Saved, st.ColdReason = true, i.rec.Saved.status(), i.rec.ColdReason

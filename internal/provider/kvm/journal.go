@@ -61,6 +61,8 @@ type instanceRecord struct {
 	// QEMU is the version that it runs in.
 	QEMU       string `json:"qemu,omitempty"`
 	ColdReason string `json:"cold_reason,omitempty"`
+	// Sealed: its memory is never on the disk in clear.
+	Sealed bool `json:"sealed,omitempty"`
 	// Woken by a visit, of which nobody with an epoch has heard yet.
 	Woken bool `json:"woken,omitempty"`
 }

@@ -136,6 +136,13 @@ func TestOverlay(t *testing.T) {
 		require.NoFileExists(t, n.file(".overlay"))
 	}
 	require.Equal(t, "before", n.value())
+	open, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", n.pid()))
+	require.NoError(t, err)
+	require.NotEmpty(t, open)
+	for _, fd := range open {
+		to, _ := os.Readlink(fd)
+		require.NotContains(t, to, ".overlay", "its room on the disk is free")
+	}
 	n.set("after")
 	require.NoError(t, syscall.Kill(n.pid(), syscall.SIGKILL))
 	n.await(fleet.PowerOff)
@@ -158,6 +165,50 @@ func TestOverlay(t *testing.T) {
 	kind(fleet.KindNotFound, n.p.BeginOverlay(ctx, n.volume))
 	kind(fleet.KindNotFound, n.p.CommitOverlay(ctx, n.volume))
 	require.NoError(t, n.p.DropOverlay(ctx, n.volume))
+}
+
+// A machine sleeps and goes on with its overlay, and without it afterwards; and
+// never with data that its memory does not know.
+func TestOverlayAndSleep(t *testing.T) {
+	t.Parallel()
+	n := newTenant(t)
+	ctx := t.Context()
+	begin := func() { require.NoError(t, n.p.BeginOverlay(ctx, n.volume)) }
+	sleep := func() {
+		t.Helper()
+		st, err := n.p.Suspend(ctx, n.ref(), fleet.SuspendOptions{})
+		require.NoError(t, err)
+		require.Empty(t, st.ColdReason)
+		require.Equal(t, fleet.TierWarm, st.Saved.Tier)
+	}
+	wake := func() fleet.InstanceStatus {
+		t.Helper()
+		st, err := n.p.Wake(ctx, n.spec.ID)
+		require.NoError(t, err)
+		return st
+	}
+	count := func() string { return n.get(t, n.await(fleet.PowerOn), "/count") }
+	n.restart(begin)
+	n.set("a")
+	require.Equal(t, "1", count())
+	sleep()
+	require.Equal(t, fleet.StartResumed, wake().Start)
+	require.Equal(t, "2", count())
+	require.NoError(t, n.p.CommitOverlay(ctx, n.volume))
+	sleep()
+	require.Equal(t, fleet.StartResumed, wake().Start, "to the guest it is the same disk")
+	require.Equal(t, "3", count())
+	require.Equal(t, "a", n.value())
+
+	n.restart(begin)
+	n.set("b")
+	sleep()
+	require.NoError(t, n.p.DropOverlay(ctx, n.volume))
+	begin()
+	st := wake()
+	require.Equal(t, fleet.StartBooted, st.Start)
+	require.NotEmpty(t, st.ColdReason)
+	require.Equal(t, "a", n.value())
 }
 
 // pid is that of the machine, as the journal tells.
@@ -197,7 +248,12 @@ func TestCommitIsKilled(t *testing.T) {
 	committer := filepath.Join(t.TempDir(), "committer")
 	require.NoError(t, os.Symlink(self, committer))
 	kills, next := 0, 0
-	for range rounds {
+	for round := range rounds {
+		// In every other round the machine is killed too, in the midst of it.
+		dies := -1
+		if round%2 == 1 {
+			dies = rand.IntN(12)
+		}
 		n.restart(func() { require.NoError(t, n.p.BeginOverlay(t.Context(), n.volume)) })
 		at := n.await(fleet.PowerOn)
 		n.get(t, at, "/fill?mib=8")
@@ -228,7 +284,12 @@ func TestCommitIsKilled(t *testing.T) {
 			require.Equal(t, "opened\n", line)
 			// Each gets a little further than the one before.
 			wait := time.Duration(try)*killStep + rand.N(killStep)
-			kill := time.AfterFunc(wait, func() { _ = cmd.Process.Kill() })
+			kill := time.AfterFunc(wait, func() {
+				if try == dies {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+				_ = cmd.Process.Kill()
+			})
 			err = cmd.Wait()
 			kill.Stop()
 			if err == nil {
@@ -236,19 +297,32 @@ func TestCommitIsKilled(t *testing.T) {
 			}
 			require.False(t, cmd.ProcessState.Exited(), "it was to be killed, and ended by itself: %s", cmd.ProcessState)
 			kills++
+			if try == dies {
+				break
+			}
 		}
-		before := written.Load()
-		require.Eventually(t, func() bool { return written.Load() > before }, 30*time.Second, time.Millisecond, "the guest goes on")
-		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+		if syscall.Kill(pid, 0) == nil && dies < 0 {
+			before := written.Load()
+			require.Eventually(t, func() bool { return written.Load() > before }, 30*time.Second, time.Millisecond, "the guest goes on")
+			require.NoFileExists(t, n.file(".overlay"))
+		}
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 		<-stopped
 		stop()
-		require.NoFileExists(t, n.file(".overlay"))
 		n.open(t) // which finds the machine gone, and starts it again
-		got, err := strconv.Atoi(n.value())
-		require.NoError(t, err)
-		require.GreaterOrEqual(t, got, int(written.Load()), "a write that was acknowledged is gone")
-		require.LessOrEqual(t, got, int(written.Load())+1)
-		next = got
+		// Nothing is lost, and nothing comes back: not now, nor by committing what is left.
+		check := func() {
+			got, err := strconv.Atoi(n.value())
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, got, int(written.Load()), "a write that was acknowledged is gone")
+			require.LessOrEqual(t, got, int(written.Load())+1)
+			next = got
+		}
+		check()
+		require.NoError(t, n.p.CommitOverlay(t.Context(), n.volume))
+		check()
+		n.restart(func() { require.NoFileExists(t, n.file(".overlay")) })
+		check()
 	}
 	t.Logf("killed %d times in %d commits, %d writes", kills, rounds, next)
 }

@@ -32,6 +32,8 @@ type prepared struct {
 	purpose   purpose
 	// ram is the machine's memory, among files.
 	ram *os.File
+	// fresh: the memory was made for this start.
+	fresh bool
 	// qemu is the version of QEMU.
 	qemu string
 	// attached: the instance has its port.
@@ -108,8 +110,8 @@ func (r *prepared) undo() error {
 		return nil // it took nothing
 	}
 	r.i.releaseVolume()
-	if r.purpose == toBoot {
-		r.i.dropRAM()
+	if r.fresh {
+		r.i.dropRaw()
 	}
 	if !r.attached {
 		return nil
@@ -164,6 +166,7 @@ func (i *instance) openRAM(r *prepared) error {
 	if r.purpose == toVerify || r.purpose == toRestore && i.rec.Saved.tier() == fleet.TierWarm {
 		f, err = os.OpenFile(i.ramPath(), os.O_RDWR, 0)
 	} else {
+		i.rec.Sealed, r.fresh = i.p.o.Seal != nil, true
 		f, err = i.makeRAM()
 	}
 	if err != nil {

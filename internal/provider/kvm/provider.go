@@ -76,8 +76,13 @@ type Options struct {
 	// the longest asleep are packed, and then given up. 0 is no bound.
 	WarmBytes, SavedBytes int64
 	// Seal returns the key, of 32 bytes, with which the memory of an installation's
-	// machines is encrypted. nil leaves it in clear on the disk, readable by its machine's user.
+	// machines is encrypted whenever it is on the disk. nil leaves it there in clear,
+	// readable by its machine's user.
 	Seal func(fleet.InstallationID) ([]byte, error)
+	// MemoryDir is where, with Seal, the memory of running machines is: a directory of
+	// this user alone in a file system in memory; made if absent. The host's swap space is
+	// the operator's to encrypt. A directory of its own in /dev/shm where empty.
+	MemoryDir string
 	// OnConsole is called like it while a machine runs and its console has grown, in ever longer
 	// intervals. nil is nobody.
 	OnConsole func(fleet.InstanceID)
@@ -119,6 +124,8 @@ type Provider struct {
 	qemu                           *qemuProgram
 	// cpu is the host's processor.
 	cpu string
+	// answerPatience is how long a guest that goes on may take to say so.
+	answerPatience time.Duration
 	// slept gets a value when a machine has fallen asleep.
 	slept chan struct{}
 	// tracing holds a token while a machine is traced.
@@ -155,6 +162,7 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 		instanceDir: filepath.Join(o.DataDir, "instances"), volumeDir: filepath.Join(o.DataDir, "volumes"),
 		instances: map[fleet.InstanceID]*instance{}, volumes: map[fleet.VolumeID]*volume{}, tracing: make(chan struct{}, 1), slept: make(chan struct{}, 1),
 		cloneAddresses: map[netip.Addr]fleet.InstanceID{},
+		answerPatience: defaultAnswerPatience,
 	}
 	if p.root {
 		p.uids = newUIDs(o.UIDBase, o.UIDCount)
@@ -172,6 +180,11 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 	for _, dir := range []string{o.DataDir, p.instanceDir, p.volumeDir} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, diskError("making the data directory", err)
+		}
+	}
+	if o.Seal != nil {
+		if err := openMemoryDir(o.MemoryDir); err != nil {
+			return nil, err
 		}
 	}
 	if p.lock, err = lockDir(ctx, o.DataDir); err != nil {
@@ -238,6 +251,9 @@ func (o *Options) complete() error {
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(fleet.InstanceID) {}
+	}
+	if o.MemoryDir == "" {
+		o.MemoryDir = filepath.Join("/dev/shm", hostnet.NameFor(dir))
 	}
 	if o.OnWake == nil {
 		o.OnWake = func(fleet.InstanceID, WakePhases) {}

@@ -60,7 +60,7 @@ func (p *Provider) recover(ctx context.Context) error {
 	if err := p.sweepNetwork(ctx); err != nil {
 		return err
 	}
-	if err := p.sweepDirectories(); err != nil {
+	if err := errors.Join(p.sweepDirectories(), p.sweepMemoryDir()); err != nil {
 		return err
 	}
 	p.spawn(func() { p.resume(resume) })

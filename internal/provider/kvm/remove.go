@@ -79,6 +79,7 @@ func (i *instance) finishDelete(ctx context.Context) error {
 	if err := i.p.o.Network.Detach(ctx, i.id); err != nil {
 		return fmt.Errorf("deleting instance %s: %w", i.id, err)
 	}
+	i.dropRaw() // which may be elsewhere
 	if err := os.RemoveAll(i.dir()); err != nil {
 		return fmt.Errorf("deleting instance %s: %w", i.id, err)
 	}

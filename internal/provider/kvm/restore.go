@@ -15,8 +15,8 @@ import (
 const (
 	// restorePatience is how long QEMU may take to load a saved state.
 	restorePatience = 30 * time.Second
-	// answerPatience is how long a guest that goes on may take to say so.
-	answerPatience = 20 * time.Second
+	// defaultAnswerPatience is how long a guest that goes on may take to say so.
+	defaultAnswerPatience = 20 * time.Second
 )
 
 // restore lets a sleeping machine go on where it was saved, and returns when its
@@ -50,6 +50,7 @@ func (i *instance) restore(ctx context.Context) (cold string, err error) {
 		<-filled
 		return "", errors.Join(err, r.undo())
 	}
+	i.rec.Endpoints = r.endpoints
 	v := newVM(i, proc, toRestore)
 	i.vm = v
 	// From here on it is no longer the caller's: a guest half woken helps nobody.
@@ -139,7 +140,7 @@ func (i *instance) awake(v *vm, r *prepared, proc *watched) error {
 	answered := make(chan error, 1)
 	go func() { answered <- v.wakeGuest() }()
 	before := i.rec
-	i.rec.Want, i.rec.Endpoints = fleet.PowerOn, r.endpoints
+	i.rec.Want = fleet.PowerOn
 	i.wakesUp(r, fleet.StartResumed)
 	i.rec.Boots++ // each run is another one to those who keep connections
 	i.name(proc)
@@ -165,7 +166,7 @@ func (v *vm) wakeGuest() error {
 	if v.silent {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(v.ctx, answerPatience)
+	ctx, cancel := context.WithTimeout(v.ctx, v.i.p.answerPatience)
 	defer cancel()
 	err := v.guest.ask(ctx, wakeCommand(guest.VerbWake))
 	if !errors.Is(err, errUnknownVerb) {

@@ -100,8 +100,20 @@ func (i *instance) saveMemory(ctx context.Context, v *vm) error {
 	v.mu.Lock()
 	saved.Restarts = v.restarts
 	v.mu.Unlock()
+	if i.p.o.Seal == nil {
+		i.fallAsleep(saved, "")
+		return nil
+	}
+	key, err := i.sealKey()
+	if err != nil {
+		return err
+	}
+	bytes, err := i.pack(ctx, key)
+	if err != nil {
+		return err
+	}
 	i.fallAsleep(saved, "")
-	return nil
+	return i.adoptPacked(bytes)
 }
 
 // syncMachine brings state and memory to the disk, and the guest's disks as they were then.

@@ -20,7 +20,7 @@ import (
 // removes it has used the saved memory up: that is good for one wake.
 const stateName = "state"
 
-func (i *instance) statePath() string { return filepath.Join(i.dir(), stateName) }
+func (i *instance) statePath() string { return i.clearPath(stateName) }
 
 // savedMemory says what is kept of a machine that sleeps, and on what it relies:
 // it is not tried where any of that has changed.

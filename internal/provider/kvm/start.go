@@ -35,6 +35,9 @@ func (i *instance) start(ctx context.Context) error {
 		}
 		i.p.log.WithField("instance", i.id).Warn("its memory can't be used, it is booted: " + cold)
 		i.forgetMemory(cold)
+		if err := i.save(); err != nil {
+			return err
+		}
 	}
 	r, err := i.prepare(ctx, toBoot)
 	if err != nil {

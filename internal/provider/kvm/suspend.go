@@ -44,15 +44,8 @@ func (p *Provider) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.S
 		return none, err
 	}
 	if v != nil {
-		select {
-		case <-v.exited:
-		case <-time.After(v.grace + killMargin + killWait):
-			return none, fleet.Errorf(fleet.KindUnavailable, "putting instance %s to sleep: its machine has not ended", i.id)
-		case <-ctx.Done():
-			if !i.savedMemory() {
-				return none, fleet.Errorf(fleet.KindUnavailable, "putting instance %s to sleep: its program is being stopped: %w", i.id, ctx.Err())
-			}
-			<-v.exited // it has been killed
+		if err := i.awaitSleep(ctx, v); err != nil {
+			return none, err
 		}
 	}
 	if err := i.lock(context.WithoutCancel(ctx)); err != nil {
@@ -66,6 +59,24 @@ func (p *Provider) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.S
 	i.last.Store(&st)
 	p.fellAsleep()
 	return st, nil
+}
+
+// awaitSleep waits for the end of the machine. One that has been saved is ended by
+// force, which takes no time: there is nothing left for ctx to call off.
+func (i *instance) awaitSleep(ctx context.Context, v *vm) error {
+	if i.savedMemory() {
+		ctx = context.WithoutCancel(ctx)
+	}
+	late := time.NewTimer(v.grace + killMargin + killWait)
+	defer late.Stop()
+	select {
+	case <-v.exited:
+		return nil
+	case <-late.C:
+		return fleet.Errorf(fleet.KindUnavailable, "putting instance %s to sleep: its machine has not ended", i.id)
+	case <-ctx.Done():
+		return fleet.Errorf(fleet.KindUnavailable, "putting instance %s to sleep: its program is being stopped: %w", i.id, ctx.Err())
+	}
 }
 
 func (i *instance) savedMemory() bool {

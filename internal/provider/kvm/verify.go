@@ -17,12 +17,12 @@ import (
 // leads nowhere, and disks that it never writes to. It has ended when verify returns.
 // Needs the lock, and that the machine that was saved is stopped.
 func (i *instance) verify(ctx context.Context) (r *prepared, err error) {
+	defer i.removeVerifySockets()
 	r, err = i.prepare(ctx, toVerify)
 	if err != nil {
 		return r, err
 	}
 	defer r.files.close()
-	defer i.removeVerifySockets()
 	state, err := os.Open(i.statePath())
 	if err != nil {
 		return r, err

@@ -377,7 +377,7 @@ func (v *vm) fill(st *fleet.InstanceStatus) {
 	}
 	st.Health, st.HealthDetail = v.state, v.detail
 	select {
-	case <-v.becameReady:
+	case <-v.readiness():
 		st.Ready = true
 	default:
 	}

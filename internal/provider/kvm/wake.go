@@ -149,14 +149,20 @@ func (i *instance) startAsleep(ctx context.Context) error {
 	return nil
 }
 
+// readiness is closed when the guest is ready for the first time. One that says
+// nothing is when it answers, or goes on from where it did. Needs v.mu.
+func (v *vm) readiness() <-chan struct{} {
+	if v.silent && v.how != fleet.StartResumed && v.health.Type != fleet.HealthNone && v.health.Type != "" {
+		return v.becameHealthy
+	}
+	return v.becameReady
+}
+
 // awaitReady waits until the guest is ready for the first time. One that was booted
 // and never says so is when it answers its health check.
 func (v *vm) awaitReady(ctx context.Context) error {
-	ready := v.becameReady
 	v.mu.Lock()
-	if v.silent && v.how != fleet.StartResumed {
-		ready = v.becameHealthy
-	}
+	ready := v.readiness()
 	v.mu.Unlock()
 	select {
 	case <-ready:

@@ -3,7 +3,7 @@
 //
 // A provider's own test calls Run with a Harness. The suite knows nothing of
 // the provider but the six methods of Provider and the powers that it finds by
-// assertion (Volumes, VolumeMover, Consoles, Cloner); what a provider lacks is not checked, and the
+// assertion (Volumes, VolumeMover, Consoles, Cloner, Suspender); what a provider lacks is not checked, and the
 // suite says so in the test's log.
 //
 // Boots are dear (about three seconds under emulation), so the subtests of the
@@ -26,6 +26,8 @@
 //     user of the volume: that may be started on, grown and deleted beside it. An ID is
 //     a clone's for ever or never: Ensure of a clone's ID and Clone of an
 //     instance's are refused (KindConflict).
+//   - A sleeper is off, and says that it sleeps and what is kept of it; one that runs
+//     says how it came to run. A sleep that Power to off has ended is none any more.
 //
 // It imports testing and must be imported by tests only.
 package providertest

@@ -60,3 +60,12 @@ type Cloner interface {
 	// Observe, Power and Delete apply, and Delete removes the copy too.
 	Clone(ctx context.Context, spec fleet.InstanceSpec) (fleet.InstanceStatus, error)
 }
+
+// Suspender is the power to let machines sleep.
+type Suspender interface {
+	// Suspend puts a running instance to sleep and returns once it sleeps: off,
+	// Asleep, with Saved. The end of ctx before that calls it off, and the machine
+	// runs on. One that sleeps already does so; one that is off otherwise is KindConflict.
+	// Power and Delete end a sleep, and Power to on or Ensure wakes.
+	Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (fleet.InstanceStatus, error)
+}

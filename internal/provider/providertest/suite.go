@@ -27,6 +27,9 @@ func Run(t *testing.T, h Harness) {
 	if _, ok := s.p.(Cloner); !ok {
 		t.Log("providertest: this provider makes no clones; nothing is checked about them")
 	}
+	if _, ok := s.p.(Suspender); !ok {
+		t.Log("providertest: this provider lets no machine sleep; nothing is checked about that")
+	}
 	if _, ok := s.p.(VolumeMover); !ok {
 		t.Log("providertest: this provider moves no volumes; nothing is checked about that")
 	}
@@ -35,6 +38,7 @@ func Run(t *testing.T, h Harness) {
 	t.Run("CancelledContext", s.cancelledContext)
 	t.Run("Volumes", s.volumeLife)
 	t.Run("Life", s.life)
+	t.Run("Suspend", s.suspend)
 	t.Run("Clone", s.clone)
 	t.Run("Move", s.move)
 	t.Run("Concurrent", s.concurrent)

@@ -14,17 +14,23 @@ import (
 // users notice nothing: any request of theirs pre-empts it, and what is left of
 // the clone then goes before anything else is done (deleteClonesStep).
 func (w *workflows) verify() *engine.Workflow {
+	return &engine.Workflow{Kind: fleet.OperationVerify, Steps: slices.Concat(recallable(append(w.cloneSteps(24*time.Hour), // it may wait for capacity
+		w.endSleepStep(givesWay))...), []engine.Step{{Name: "delete-clone", Run: w.deleteClone, Executor: w.host}}), Rollback: []engine.Step{w.dropCloneStep()}}
+}
+
+// cloneSteps make a clone, for which room is waited for so long, and wait until it is healthy.
+func (w *workflows) cloneSteps(patience time.Duration) []engine.Step {
 	noClone := func(s *fleet.Snapshot) bool { return firstClone(s) == nil }
-	return &engine.Workflow{Kind: fleet.OperationVerify, Steps: slices.Concat(recallable([]engine.Step{
-		{Name: "prepare-clone", Run: w.prepareClone, Timeout: 10 * time.Minute,
-			Deadline: func(*fleet.Snapshot) time.Duration { return 24 * time.Hour }}, // it may wait for capacity
+	return []engine.Step{
+		{Name: "prepare-clone", Run: w.prepareClone, Timeout: 10 * time.Minute, Deadline: func(*fleet.Snapshot) time.Duration { return patience }},
 		{Name: "start-clone", Run: w.startClone, Executor: w.host, Skip: noClone},
 		{Name: "await-clone", Run: w.awaitClone, Executor: w.host, Skip: noClone, Overdue: fleet.ReasonNotHealthy, Deadline: w.steadyDeadline},
-		w.endSleepStep(givesWay),
-	}...), []engine.Step{{Name: "delete-clone", Run: w.deleteClone, Executor: w.host}}), Rollback: []engine.Step{
-		{Name: "drop-clone", Run: w.dropClone, Executor: w.host,
-			Skip: func(s *fleet.Snapshot) bool { return firstClone(s) == nil && s.Installation.HeldMemoryMiB == 0 }},
-	}}
+	}
+}
+
+func (w *workflows) dropCloneStep() engine.Step {
+	return engine.Step{Name: "drop-clone", Run: w.dropClone, Executor: w.host,
+		Skip: func(s *fleet.Snapshot) bool { return firstClone(s) == nil && s.Installation.HeldMemoryMiB == 0 }}
 }
 
 func firstClone(s *fleet.Snapshot) *fleet.Instance {
@@ -62,13 +68,15 @@ func (w *workflows) prepareClone(ctx context.Context, s *fleet.Snapshot) (fleet.
 	if _, ok := place.Provider.(Cloner); !ok {
 		return fleet.Fail(fleet.ReasonUnverifiable, fmt.Sprintf("provider %s can't make clones", s.Cluster.Provider)), nil
 	}
-	if s.Target == nil {
-		return fleet.Fail(fleet.ReasonUnverifiable, "the revision to try is gone"), nil
-	}
-	inst, pkg := *s.Installation, s.Target.Package
-	s.Target.Config.Settle(&inst)
-	if inst.Own.PackageID != "" {
-		pkg = *s.Package // it sets its own
+	inst, pkg := *s.Installation, *s.Package
+	if s.Operation.Kind == fleet.OperationVerify {
+		if s.Target == nil {
+			return fleet.Fail(fleet.ReasonUnverifiable, "the revision to try is gone"), nil
+		}
+		s.Target.Config.Settle(&inst)
+		if inst.Own.PackageID == "" { // else it sets its own
+			pkg = s.Target.Package
+		}
 	}
 	image, err := place.Images.Ensure(ctx, pkg)
 	if err != nil {

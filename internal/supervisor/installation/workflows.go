@@ -63,6 +63,7 @@ func Workflows(o Options) []*engine.Workflow {
 			w.suspendStep(), unlessGivenUp(w.stopStep()), unlessGivenUp(w.releaseMemoryStep())}},
 		{Kind: fleet.OperationDelete, Steps: []engine.Step{w.deleteInstancesStep(), w.deleteVolumeStep(), w.releaseStep()}},
 		w.verify(),
+		w.clone(),
 		w.move(),
 	}
 }

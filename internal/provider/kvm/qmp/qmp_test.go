@@ -4,12 +4,17 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"dormouse/internal/provider/kvm/qmp"
 )
@@ -109,4 +114,52 @@ func TestNewGivesUp(t *testing.T) {
 		_, err := qmp.New(t.Context(), ours, nil)
 		require.ErrorIs(t, err, qmp.ErrClosed)
 	})
+}
+
+func TestExecuteWithFile(t *testing.T) {
+	t.Parallel()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	end := func(fd int) *net.UnixConn {
+		f := os.NewFile(uintptr(fd), "socket")
+		conn, err := net.FileConn(f)
+		require.NoError(t, errors.Join(err, f.Close()))
+		return conn.(*net.UnixConn)
+	}
+	ours, theirs := end(pair[0]), end(pair[1])
+	got := make(chan string, 1)
+	go func() {
+		defer theirs.Close()
+		fmt.Fprintln(theirs, `{"QMP": {}}`)
+		buf, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+		_, _, _, _, _ = theirs.ReadMsgUnix(buf, rights) // qmp_capabilities
+		fmt.Fprintln(theirs, `{"return": {}, "id": 1}`)
+		_, n, _, _, _ := theirs.ReadMsgUnix(buf, rights)
+		messages, err := unix.ParseSocketControlMessage(rights[:n])
+		if err != nil || len(messages) != 1 {
+			got <- fmt.Sprint("no file came: ", err)
+			return
+		}
+		fds, _ := unix.ParseUnixRights(&messages[0])
+		f := os.NewFile(uintptr(fds[0]), "got")
+		body, _ := io.ReadAll(f)
+		_ = f.Close()
+		got <- string(body)
+		fmt.Fprintln(theirs, `{"return": {}, "id": 2}`)
+	}()
+	c, err := qmp.New(t.Context(), ours, nil)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "f")
+	require.NoError(t, os.WriteFile(path, []byte("content"), 0o600))
+	f, err := os.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, c.ExecuteWith(t.Context(), f, "getfd", map[string]any{"fdname": "x"}, nil))
+	require.Equal(t, "content", <-got)
+	require.NoError(t, c.Close())
+
+	piped, err := qmp.New(t.Context(), serve(t, func(string, int64) string { return "{}" }), nil)
+	require.NoError(t, err)
+	require.ErrorContains(t, piped.ExecuteWith(t.Context(), f, "getfd", nil, nil), "unix sockets only")
+	require.NoError(t, piped.Close())
 }
