@@ -325,6 +325,8 @@ func scenarios() []scenario {
 		{name: "clone", kind: fleet.OperationClone, end: "hibernating", before: after(created("web"), asleep), begin: asking(fleet.OperationClone, briefly), check: func(c *kase) {
 			c.none("something of the clone is left", `SELECT id FROM instance WHERE installation_id = $1 AND deleted_at IS NULL AND clone`, c.id)
 		}},
+		{name: "clone-sick", kind: fleet.OperationClone, end: "hibernating",
+			before: after(created("web"), asleep, asked(fleet.OperationUpdate, env("SICK", "1"), "hibernating")), begin: asking(fleet.OperationClone, briefly)},
 		// What a verification leaves that was pre-empted goes first.
 		{name: "update-cloned", kind: fleet.OperationUpdate, end: "hibernating",
 			before: cloned, begin: asking(fleet.OperationUpdate, env("A", "2")), check: func(c *kase) { c.pins(1) }},
