@@ -11,7 +11,7 @@ VM_PACKAGES := ./cmd/init/... ./e2e/... ./internal/imagebuilder/export/... ./int
 .DEFAULT_GOAL := help
 # Set-up comes before the build also under make -j.
 .NOTPARALLEL:
-.PHONY: help setup build kernel run down clean test test-unit test-vm lint verify bench plans exam simulate chaos e2e soak cycles fuzz
+.PHONY: help setup build kernel run down clean test test-unit test-vm lint verify bench plans exam simulate chaos e2e soak cycles powercut outage fuzz
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -70,6 +70,11 @@ e2e: setup build ## only the end-to-end tests
 soak: setup build ## 50 kills of the provisioner over ten virtual machines
 	DORMOUSE_SOAK_KILLS=50 go test -count=1 -timeout 120m -v -run TestSoak ./e2e/soak
 
+powercut: setup build ## end QEMU, provisioner, Postgres or all power 200 times while a guest sleeps and wakes (ROUNDS=n)
+	DORMOUSE_POWERCUT_ROUNDS=$(or $(ROUNDS),200) go test -count=1 -timeout 120m -v ./e2e/powercut
+
+outage: setup build ## take Postgres away for 5 minutes and restart the provisioner meanwhile
+	DORMOUSE_OUTAGE=5m go test -count=1 -timeout 30m -v ./e2e/outage
 cycles: setup build ## 1,000 sleeps of a virtual machine whose users write to it without a pause (CYCLES=n)
 	DORMOUSE_CYCLES=$(CYCLES) go test -count=1 -timeout 180m -v -run TestCycles ./e2e/cycles
 CYCLES ?= 1000

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -34,20 +35,30 @@ func TestWorkspace(t *testing.T) {
 	require.Equal(t, "acme", visit[info](t, e, "acme", "/api/info").Hostname)
 	addNote(t, e, "acme", "remember me")
 	held := heldMiB(t, in.ID)
+	booted := visit[info](t, e, "acme", "/api/info").BootedAt
 
-	// Asleep: no machine, no memory held, the note on the volume.
+	// Asleep: no machine, no memory held, the note on the volume. A request wakes it,
+	// and its program goes on where it was.
 	in = installation(t, e, "hibernate", "acme", "--wait")
 	require.Equal(t, "hibernating", in.State)
 	require.Empty(t, e.MachinesOf(in.Instance.ID))
 	require.Equal(t, int64(128), held)
 	require.Zero(t, heldMiB(t, in.ID))
-	answer, err := e.Visit(t.Context(), "acme", "GET", "/", "")
-	require.NoError(t, err)
-	require.Equal(t, 503, answer.Status, "nothing answers for a sleeper yet: %s", answer.Body)
+	requireNote(t, e, "acme", "remember me")
+	require.Equal(t, booted, visit[info](t, e, "acme", "/api/info").BootedAt)
+	require.Eventually(t, func() bool {
+		return installation(t, e, "get", "acme").State == "stable"
+	}, time.Minute, 100*time.Millisecond, "the control plane hears of a wake by a visit")
+
+	// And cold, when somebody asks for it.
+	in = installation(t, e, "hibernate", "acme", "--cold", "--wait")
+	require.Equal(t, "hibernating", in.State)
+	require.Empty(t, e.MachinesOf(in.Instance.ID))
 	address := in.Endpoints
 
 	in = installation(t, e, "wake", "acme", "--wait", "--timeout", "10m")
 	require.Equal(t, "stable", in.State)
+	require.True(t, visit[info](t, e, "acme", "/api/info").BootedAt.After(booted))
 	require.NotEqual(t, address, in.Endpoints, "a sleeper has no endpoints, and one that woke has")
 	requireNote(t, e, "acme", "remember me")
 	require.Len(t, e.MachinesOf(in.Instance.ID), 1)

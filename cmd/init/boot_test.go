@@ -51,7 +51,7 @@ func TestBootServesAndAnswers(t *testing.T) {
 	v.does(guest.Command{Verb: guest.VerbSetClock, Time: time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)})
 	_, body = v.get("/time")
 	require.Contains(t, body, "2031-05-06T07:08")
-	v.does(guest.Command{Verb: guest.VerbWake, Time: time.Date(2032, 5, 6, 7, 8, 9, 0, time.UTC), Seed: make([]byte, 32)})
+	v.does(guest.Command{Verb: guest.VerbWake, Nanos: time.Date(2032, 5, 6, 7, 8, 9, 0, time.UTC).UnixNano(), Seed: make([]byte, 32)})
 	_, body = v.get("/time")
 	require.Contains(t, body, "2032-05-06T07:08")
 	for _, bad := range []guest.Command{{Verb: "dance"}, {Verb: guest.VerbReseed}, {Verb: guest.VerbSetClock}, {Verb: guest.VerbWake}} {
@@ -90,7 +90,7 @@ func TestBootVolumePersists(t *testing.T) {
 		v.does(guest.Command{Verb: guest.VerbFreeze})
 		v.does(guest.Command{Verb: guest.VerbFreeze})
 		if i == 0 {
-			v.does(guest.Command{Verb: guest.VerbWake, Time: time.Now(), Seed: make([]byte, 32)})
+			v.does(guest.Command{Verb: guest.VerbWake, Nanos: time.Now().UnixNano(), Seed: make([]byte, 32)})
 			code, _ = v.get("/write?text=thawed&file=/var/lib/app/thawed")
 			require.Equal(t, 200, code)
 		} // The second time it is shut down while frozen.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -37,7 +36,7 @@ func newChannel() *channel {
 
 // send hands a message to the host, now or when it connects.
 func (c *channel) send(m guest.Message) {
-	line, err := json.Marshal(m)
+	line, err := guest.EncodeMessage(m)
 	if err != nil {
 		return // A Message always encodes.
 	}
@@ -46,7 +45,7 @@ func (c *channel) send(m guest.Message) {
 	if m.Event != guest.EventDone {
 		c.last = m
 	}
-	c.out.push(append(line, '\n'))
+	c.out.push(line)
 	c.flush()
 }
 
@@ -197,12 +196,12 @@ func (c *channel) receive(fd int, buf []byte, lines *lineReader) error {
 
 // command decodes one line; nil is one that was too long.
 func (c *channel) command(line []byte) {
-	var cmd guest.Command
 	if line == nil {
 		c.done(0, fmt.Errorf("a command is longer than %d bytes", guest.MaxLine))
 		return
 	}
-	if err := json.Unmarshal(line, &cmd); err != nil {
+	cmd, err := guest.DecodeCommand(line)
+	if err != nil {
 		c.done(0, fmt.Errorf("decoding a command: %w", err))
 		return
 	}

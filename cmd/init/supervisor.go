@@ -179,18 +179,20 @@ func (s *supervisor) command(cmd guest.Command) *guest.Message {
 		ch.again()
 		ch.done(cmd.ID, nil)
 	case guest.VerbSync, guest.VerbFreeze, guest.VerbThaw:
-		select {
-		case s.disk <- cmd:
-		default:
-			ch.done(cmd.ID, errors.New("too many commands wait for the disks already"))
-		}
+		s.toDisks(cmd)
 	case guest.VerbSetClock:
 		ch.done(cmd.ID, setClock(cmd.Time))
 	case guest.VerbReseed:
 		ch.done(cmd.ID, reseed(cmd.Seed))
 	case guest.VerbWake:
-		// Nothing can hold the thaw up: the freeze was answered before the sleep.
-		ch.done(cmd.ID, errors.Join(setClock(cmd.Time), reseed(cmd.Seed), s.m.thaw()))
+		// Whoever woke it need not wait for the thaw: who writes does so by himself.
+		var now time.Time
+		if cmd.Nanos > 0 {
+			now = time.Unix(0, cmd.Nanos)
+		}
+		err := errors.Join(setClock(now), reseed(cmd.Seed))
+		ch.done(cmd.ID, err)
+		s.toDisks(guest.Command{Verb: guest.VerbThaw})
 	case guest.VerbShutdown:
 		ch.done(cmd.ID, nil)
 		return s.stop()
@@ -198,6 +200,15 @@ func (s *supervisor) command(cmd guest.Command) *guest.Message {
 		ch.done(cmd.ID, fmt.Errorf(guest.UnknownVerb+" %q", cmd.Verb))
 	}
 	return nil
+}
+
+// toDisks has a command carried out that waits for disks.
+func (s *supervisor) toDisks(cmd guest.Command) {
+	select {
+	case s.disk <- cmd:
+	default:
+		s.m.ch.done(cmd.ID, errors.New("too many commands wait for the disks already"))
+	}
 }
 
 // stop ends the program; where none runs, that was all.

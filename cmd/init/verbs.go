@@ -36,7 +36,12 @@ func (m *machine) diskVerbs(commands <-chan guest.Command) {
 		case guest.VerbThaw:
 			err = m.thaw()
 		}
-		m.ch.done(cmd.ID, err)
+		if err != nil {
+			m.con.line(err.Error())
+		}
+		if cmd.ID != 0 { // else somebody here asked
+			m.ch.done(cmd.ID, err)
+		}
 	}
 }
 

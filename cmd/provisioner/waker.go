@@ -15,6 +15,8 @@ import (
 
 // Wake implements gateway.Waker. What sleeps here is woken by this host, which
 // tells the control plane afterwards; anything else by asking the control plane.
+// Where that can't be asked, what runs here is waited for: a process that has just begun
+// has not heard of its machines yet.
 func (v *visits) Wake(ctx context.Context, route fleet.Route) (gateway.Woken, error) {
 	if st, here := v.host.Here(route.InstanceID); here && (st.Asleep || st.Woken) {
 		began := time.Now()
@@ -28,7 +30,16 @@ func (v *visits) Wake(ctx context.Context, route fleet.Route) (gateway.Woken, er
 			return gateway.Woken{}, err
 		}
 	}
-	return v.awaitServing(ctx, route)
+	woken, err := v.awaitServing(ctx, route)
+	if err == nil || fleet.KindOf(err) != fleet.KindUnavailable || ctx.Err() != nil {
+		return woken, err
+	}
+	if st, here := v.host.Here(route.InstanceID); here && st.Power == fleet.PowerOn {
+		if st, hostErr := v.host.Wake(ctx, route.InstanceID); hostErr == nil {
+			return gateway.Woken{Route: reached(route, st)}, nil
+		}
+	}
+	return woken, err
 }
 
 // wakeLogger tells where the time of each wake by a visit went.

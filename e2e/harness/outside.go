@@ -75,8 +75,10 @@ func (e *Environment) Leftovers() []string {
 	for _, pid := range owned(e.Base) {
 		left = append(left, describeProcess(pid))
 	}
-	if _, err := os.Stat("/run/netns/" + e.Namespace()); err == nil {
-		left = append(left, "network namespace "+e.Namespace())
+	for _, name := range []string{e.Namespace(), e.Namespace() + "-clones"} {
+		if _, err := os.Stat("/run/netns/" + name); err == nil {
+			left = append(left, "network namespace "+name)
+		}
 	}
 	for _, m := range mounts(e.Base) {
 		if m != e.DataDir || e.options.Filesystem == 0 && e.unmount == nil {
@@ -124,7 +126,7 @@ func end(base string) error {
 // with the state of the network. What is on the disk is the caller's matter.
 func (e *Environment) PowerOff() error {
 	p := e.running()
-	err := errors.Join(end(e.Base), removeNamespace(e.Namespace()))
+	err := errors.Join(end(e.Base), removeNamespaces(e.DataDir))
 	if p != nil {
 		<-p.done
 		e.forget(p)
@@ -132,14 +134,18 @@ func (e *Environment) PowerOff() error {
 	return err
 }
 
-func removeNamespace(name string) error {
-	path := "/run/netns/" + name
+// removeNamespaces removes the network namespaces of a data directory: the
+// guests', and that of clones.
+func removeNamespaces(dataDir string) error {
 	var errs []error
-	if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EPERM) {
-		errs = append(errs, err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		errs = append(errs, err)
+	for _, suffix := range []string{"", "-clones"} {
+		path := "/run/netns/" + namespaceOf(dataDir) + suffix
+		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EPERM) {
+			errs = append(errs, err)
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -149,7 +155,7 @@ func sweep(base string) error {
 	if err := end(base); err != nil {
 		return err
 	}
-	errs := []error{removeNamespace(namespaceOf(filepath.Join(base, "data")))}
+	errs := []error{removeNamespaces(filepath.Join(base, "data"))}
 	for _, m := range mounts(base) {
 		errs = append(errs, syscall.Unmount(m, syscall.MNT_DETACH))
 	}

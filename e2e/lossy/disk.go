@@ -36,6 +36,17 @@ type Disk struct {
 	syncs atomic.Uint64
 }
 
+// Usable says what is missing for a disk on this machine; nil where nothing is.
+func Usable() error {
+	if os.Geteuid() != 0 {
+		return errors.New("mounting a disk that loses its power: run the test as root")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		return fmt.Errorf("mounting a disk that loses its power: %w: modprobe fuse", err)
+	}
+	return nil
+}
+
 // New makes an empty disk and mounts it at dir, which must be there.
 func New(dir string) (*Disk, error) {
 	dir, err := filepath.Abs(dir)

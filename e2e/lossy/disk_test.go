@@ -132,6 +132,9 @@ func syncDir(name string) {
 
 func mounted(t *testing.T) (*Disk, string) {
 	t.Helper()
+	if err := Usable(); err != nil {
+		t.Skip(err)
+	}
 	dir := t.TempDir()
 	d, err := New(dir)
 	require.NoError(t, err)

@@ -3,5 +3,6 @@
 // woken by whoever comes, and when Postgres is back the control plane
 // hears of it and everything goes on.
 //
-//	DORMOUSE_OUTAGE  how long Postgres is away (20s; `make outage` 5m)
+//	DORMOUSE_OUTAGE  how long Postgres is away (20s; `make outage` 5m); from a minute on the
+//	                 idle policy is waited for, too
 package outage

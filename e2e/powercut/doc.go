@@ -2,7 +2,7 @@
 // sleep and wakes: QEMU, the provisioner or Postgres alone by SIGKILL, or
 // all of them at once, and with them what was not synced.
 //
-// Everything but images lies on a disk that loses its power (package lossy): the host's
+// Everything but images and kernels lies on a disk that loses its power (package lossy): the host's
 // journal, volumes, memory and saved states, and the private Postgres. After each cut
 // of the power the network namespace is gone too.
 //

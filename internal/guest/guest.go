@@ -163,7 +163,8 @@ const (
 	VerbSetClock Verb = "set-clock"
 	// VerbReseed mixes Command.Seed into the kernel's random state.
 	VerbReseed Verb = "reseed"
-	// VerbWake is SetClock, Reseed and Thaw at once: what a machine needs that goes on after a sleep.
+	// VerbWake is what a machine needs that goes on after a sleep: the clock is set to
+	// Command.Nanos and Command.Seed mixed in before the answer; then the volume is thawed.
 	VerbWake Verb = "wake"
 )
 
@@ -186,7 +187,9 @@ type Command struct {
 	Verb Verb      `json:"verb"`
 	ID   int64     `json:"id"`
 	Time time.Time `json:"time,omitzero"`
-	Seed []byte    `json:"seed,omitempty"`
+	// Nanos is a time too, in ns since 1970.
+	Nanos int64  `json:"nanos,omitempty"`
+	Seed  []byte `json:"seed,omitempty"`
 }
 
 // MaxLine is the longest line, in bytes, that either side accepts.

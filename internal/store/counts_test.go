@@ -36,7 +36,7 @@ func TestStatementCounts(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
 	w.sqlExec(t, "CREATE EXTENSION pg_stat_statements")
-	w.running("warm")
+	warm := w.running("warm")
 	var s fleet.Snapshot
 	one := "1"
 	for _, c := range []struct {
@@ -74,6 +74,18 @@ func TestStatementCounts(t *testing.T) {
 		}},
 		{"Show", 1, 0, func() { w.installation("hello") }},
 		{"Route", 1, 0, func() { _, err := w.Route(ctx, "hello"); require.NoError(t, err) }},
+		{"RouteByDNSName", 1, 0, func() { _, err := w.Route(ctx, "www.hello.example"); require.Error(t, err) }},
+		{"RoutesOf", 1, 0, func() { _, err := w.RoutesOf(ctx, []fleet.HostID{s.Hosts[0].ID}, "", 500); require.NoError(t, err) }},
+		{"RecordActivity", 1, 1, func() {
+			w.tell(fleet.Activity{InstallationID: s.Installation.ID, Requests: 1, LastAt: time.Now()}, fleet.Activity{InstallationID: warm.ID, Requests: 1})
+		}},
+		{"QuietRoundOfIdle", 1, 0, func() { _, err := w.IdleCandidates(ctx, 600); require.NoError(t, err) }},
+		{"CreateWithAllThatSleepHas", 2, 1, func() {
+			in := w.request("sleeper")
+			in.DNSNames, in.Idle.IdleAfterSeconds, in.Wake.Hidden = []string{"www.sleeper.example"}, 900, true
+			_, err := w.CreateInstallation(ctx, in)
+			require.NoError(t, err)
+		}},
 		{"IdlePoll", 1, 1, func() {
 			claimed, err := w.Claim(ctx, fleet.ClaimRequest{Worker: "idle", Interactive: 0, Bulk: 0, Lease: time.Second})
 			require.NoError(t, err)

@@ -161,7 +161,7 @@ func (f *front) serve(t *testing.T, a *authority, port int, storage string) (sto
 	require.NoError(t, err)
 	l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	require.NoError(t, err)
-	s := wire.New(wire.Options{Handler: alike{}, HeaderTimeout: patience})
+	s := wire.New(wire.Options{Handler: alike{}, HandshakeTimeout: patience})
 	served := make(chan error, 1)
 	go func() { served <- s.ServeTLS(l, c.TLSConfig()) }()
 	stop = sync.OnceFunc(func() {

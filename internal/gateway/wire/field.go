@@ -186,8 +186,14 @@ func nextOption(list []byte) (option, rest []byte) {
 	return trimSpace(option), rest
 }
 
+// maxOptions bounds what a Connection field names: each is looked for among all fields.
+const maxOptions = 32
+
 // dropNamed marks the fields that a Connection field names.
-func dropNamed(fields []field, list []byte) {
+func dropNamed(fields []field, list []byte) error {
+	if bytes.Count(list, []byte{','}) >= maxOptions {
+		return malformed("Connection names too much")
+	}
 	for len(list) > 0 {
 		var option []byte
 		option, list = nextOption(list)
@@ -199,6 +205,7 @@ func dropNamed(fields []field, list []byte) {
 			}
 		}
 	}
+	return nil
 }
 
 // hasOption reports whether a list has an element, in any case of letters.

@@ -127,7 +127,10 @@ type h2body struct {
 	last         error // what came with the last piece
 }
 
-func (b *h2body) next(limit int, _ bool) ([]byte, error) {
+func (b *h2body) next(limit int, wait bool) ([]byte, error) {
+	if !wait {
+		return nil, errMore // nobody can tell
+	}
 	for b.last == nil {
 		var n int
 		n, b.last = b.r.Body.Read(b.buf[:min(limit, len(b.buf))])

@@ -29,7 +29,10 @@ type Options struct {
 	AnswerTimeout time.Duration
 	// HeaderTimeout bounds the arrival of a request's head: 10 s.
 	HeaderTimeout time.Duration
-	// IdleTimeout bounds the time between two requests: 2 min.
+	// HandshakeTimeout bounds that of TLS, in which a certificate may have to be got first: 30 s.
+	HandshakeTimeout time.Duration
+	// IdleTimeout bounds the time between two requests, between two pieces of a
+	// request's body, and the silence of one half of a tunnel once the other has ended: 2 min.
 	IdleTimeout time.Duration
 	// StallTimeout bounds a write that makes no progress, to either side: 1 min.
 	StallTimeout time.Duration
@@ -61,6 +64,7 @@ func (o *Options) fill() {
 	orElse(&o.DialTimeout, 5*time.Second)
 	orElse(&o.AnswerTimeout, time.Minute)
 	orElse(&o.HeaderTimeout, 10*time.Second)
+	orElse(&o.HandshakeTimeout, 30*time.Second)
 	orElse(&o.IdleTimeout, 2*time.Minute)
 	orElse(&o.StallTimeout, time.Minute)
 	orElse(&o.MaxHead, 64<<10)

@@ -70,10 +70,12 @@ func (r *request) parse(head []byte, maxFields int) error {
 				return malformed("Transfer-Encoding is not chunked")
 			}
 		case kindConnection:
+			if err := dropNamed(r.fields, f.value); err != nil {
+				return err
+			}
 			r.close = r.close || hasOption(f.value, "close")
 			r.keep = r.keep || hasOption(f.value, "keep-alive")
 			asked = asked || hasOption(f.value, "upgrade")
-			dropNamed(r.fields, f.value)
 		case kindUpgrade:
 			if upgrade != nil {
 				return malformed("more than one Upgrade")

@@ -63,12 +63,14 @@ func (r *response) parse(head []byte, maxFields int) error {
 			}
 			r.chunked = true
 		case kindConnection:
+			if err := dropNamed(r.fields, f.value); err != nil {
+				return err
+			}
 			if hasOption(f.value, "close") {
 				r.close = true
 			} else if hasOption(f.value, "keep-alive") {
 				r.close = false
 			}
-			dropNamed(r.fields, f.value)
 		case kindUpgrade:
 			r.upgrade = f.value
 		}

@@ -104,6 +104,7 @@ func refused() map[string]struct {
 		"SSH":                          {"SSH-2.0-OpenSSH_9.2\r\n\r\n", 400},
 		"Expect something":             {post("Expect: x\r\nContent-Length: 1\r\n"), 417},
 		"two Upgrades":                 {get("Upgrade: a\r\nUpgrade: b\r\nConnection: upgrade\r\n"), 400},
+		"Connection too long":          {get("Connection: " + strings.Repeat("x,", 40) + "\r\n"), 400},
 		"head too long":                {get("X: " + strings.Repeat("x", 70000) + "\r\n"), 431},
 		"head without an end":          {"GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 200000), 431},
 		"too many fields":              {get(strings.Repeat("X: y\r\n", 200)), 431},

@@ -24,7 +24,7 @@ func (s *Server) ServeTLS(l net.Listener, config *tls.Config) error {
 	return s.accept(l, func(a arrival) {
 		watched := newWatched(a)
 		conn := tls.Server(watched, config)
-		ctx, cancel := context.WithTimeout(context.Background(), s.o.HeaderTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), s.o.HandshakeTimeout)
 		err := conn.HandshakeContext(ctx)
 		cancel()
 		if err != nil {

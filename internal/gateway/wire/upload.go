@@ -58,37 +58,59 @@ func (x *exchange) answered(k *kept) (late bool) {
 
 // copyBody sends the rest of a body. client: the error is the client's.
 func (x *exchange) copyBody(k *kept, up *upload) (client bool, err error) {
-	out := x.s.buffers.get()
-	defer func() { x.s.buffers.put(out) }()
-	limit := len(out) - 64 // with room for the frame of a chunk
+	var frame chunker
+	if x.chunked {
+		frame = chunker{gathered: x.s.buffers.get(), framed: x.s.buffers.get()}
+		defer func() { x.s.buffers.put(frame.gathered); x.s.buffers.put(frame.framed) }()
+	}
 	for {
 		x.life.rd.set(x.s.lives.after(x.s.o.IdleTimeout))
-		p, err := x.rest.next(limit, true)
+		p, err := x.rest.next(maxPiece, true)
 		if x.life.rd.stop() {
 			return true, ErrSlow
 		}
 		switch {
 		case err == io.EOF && x.chunked:
 			up.taken.Store(true)
-			_, err = x.s.send(k, appendEnd(out[:0], x.rest.trailer()))
+			_, err = x.s.send(k, appendEnd(frame.framed[:0], x.rest.trailer()))
 			return false, err
 		case err == io.EOF:
 			return false, nil
 		case err != nil:
 			return true, clientError(err)
 		}
-		n := len(p)
 		if x.rest.ended() {
 			up.taken.Store(true)
 		}
+		n := len(p)
 		if x.chunked {
-			p = appendChunk(out[:0], p)
+			p, n = frame.next(p, x.rest)
 		}
 		if _, err := x.s.send(k, p); err != nil {
 			return false, err
 		}
 		x.pass.moved(x.s, n, 0)
 	}
+}
+
+// maxPiece is what is read of a body at once: a buffer, with room for the frame of a chunk.
+const maxPiece = bufferSize - 64
+
+// chunker makes one chunk of a piece and what has arrived behind it: a body in
+// chunks of a byte must not cost a write for each.
+type chunker struct{ gathered, framed []byte }
+
+// next returns a chunk, and how many bytes of the body are in it.
+func (c *chunker) next(first []byte, rest source) (chunk []byte, n int) {
+	n = copy(c.gathered, first)
+	for n < maxPiece {
+		p, err := rest.next(maxPiece-n, false)
+		if err != nil {
+			break // comes again
+		}
+		n += copy(c.gathered[n:], p)
+	}
+	return appendChunk(c.framed[:0], c.gathered[:n]), n
 }
 
 // clientError tells a malformed body from a client that left in its middle.

@@ -105,7 +105,7 @@ func (f *fakeMachine) obey(c guest.Command, say func(guest.Message)) bool {
 	case c.Verb == guest.VerbThaw:
 		f.guest.Frozen = false
 	case c.Verb == guest.VerbWake:
-		f.guest.Frozen, f.guest.Clock = false, len(c.Seed) > 0 && !c.Time.IsZero()
+		f.guest.Frozen, f.guest.Clock = false, len(c.Seed) > 0 && c.Nanos > 0
 	case c.Verb == guest.VerbSetClock:
 		f.guest.Clock = !c.Time.IsZero()
 	}

@@ -199,7 +199,8 @@ func (i *instance) create(ctx context.Context, spec fleet.InstanceSpec, n nature
 	if err := os.RemoveAll(i.dir()); err != nil {
 		return st, diskError("making an instance", err)
 	}
-	if err := os.Mkdir(i.dir(), 0o700); err != nil {
+	// The journal is going to rely on the directory.
+	if err := errors.Join(os.Mkdir(i.dir(), 0o700), syncDir(i.p.instanceDir)); err != nil {
 		return st, diskError("making an instance", err)
 	}
 	i.noteClone()

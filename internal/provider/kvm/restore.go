@@ -184,5 +184,9 @@ func (v *vm) wakeGuest() error {
 func wakeCommand(verb guest.Verb) guest.Command {
 	seed := make([]byte, 32)
 	_, _ = rand.Read(seed) // it never fails
-	return guest.Command{Verb: verb, Time: time.Now(), Seed: seed}
+	now := time.Now()
+	if verb == guest.VerbWake {
+		return guest.Command{Verb: verb, Nanos: now.UnixNano(), Seed: seed}
+	}
+	return guest.Command{Verb: verb, Time: now, Seed: seed}
 }

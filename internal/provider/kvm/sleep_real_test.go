@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -310,4 +311,41 @@ func TestSleepNanos(t *testing.T) {
 	require.Contains(t, s.last.ColdReason, "damaged")
 	s.counted = 0
 	require.Equal(t, "1", s.get(t, s.last, "/count"))
+}
+
+// A provisioner that goes away at any moment of a sleep or a wake leaves a guest
+// that runs or one that sleeps, and nothing of its memory is lost.
+func TestCutReal(t *testing.T) {
+	t.Parallel()
+	mode, _ := hostnet.Detect(t.Context())
+	s := newSleeper(t, mode, func(*sleeper) {})
+	cut := func(begin func(*kvm.Provider)) fleet.InstanceStatus {
+		done, p := make(chan struct{}), s.p
+		go func() {
+			defer close(done)
+			begin(p)
+		}()
+		<-time.After(rand.N(400 * time.Millisecond))
+		s.bench.reopen(t)
+		<-done
+		st, err := s.p.Observe(t.Context(), s.ref())
+		require.NoError(t, err)
+		return st
+	}
+	asleep := 0
+	for range 8 {
+		st := cut(func(p *kvm.Provider) { _, _ = p.Suspend(t.Context(), s.ref(), fleet.SuspendOptions{}) })
+		if st.Asleep {
+			asleep++
+			require.Equal(t, fleet.TierWarm, st.Saved.Tier)
+			st = cut(func(p *kvm.Provider) { _, _ = p.Wake(t.Context(), s.spec.ID) })
+		}
+		require.Empty(t, st.ColdReason)
+		var err error
+		s.last, err = s.p.Wake(t.Context(), s.spec.ID)
+		require.NoError(t, err)
+		require.Empty(t, s.last.ColdReason)
+		s.goesOn()
+	}
+	t.Log("cut asleep", asleep, "times of 8")
 }

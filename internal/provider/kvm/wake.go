@@ -23,6 +23,9 @@ type wake struct {
 	err    error
 }
 
+// wakeMarginMiB is what a wake by a visit leaves free on the host.
+const wakeMarginMiB = 128
+
 // wakePatience is how long a wake may take, the boot of a cold one included.
 const wakePatience = 2 * time.Minute
 
@@ -140,6 +143,12 @@ func (i *instance) startAsleep(ctx context.Context) error {
 		return fleet.Errorf(fleet.KindUnavailable, "instance %s is about to be started", i.id)
 	case !i.rec.Asleep:
 		return fleet.Errorf(fleet.KindConflict, "instance %s is off, and not asleep: no visit wakes it", i.id)
+	}
+	// Nobody has asked for its memory: a visit does not drive the host out of its own.
+	if free, err := memAvailableMiB(); err == nil && free < int64(i.rec.Spec.MemoryMiB)+wakeMarginMiB {
+		e := fleet.Errorf(fleet.KindCapacity, "waking instance %s: %d MiB of memory are free on this host, it needs %d and a margin of %d", i.id, free, i.rec.Spec.MemoryMiB, wakeMarginMiB)
+		e.Reason = fleet.ReasonCapacity
+		return e
 	}
 	i.rec.Woken = true
 	if err := i.start(ctx); err != nil {
