@@ -62,9 +62,14 @@ func (b *bench) furnishBoot(ctx context.Context, p *provisioner) error {
 	if out, err := exec.CommandContext(ctx, "scripts/package-workspace.sh", dir, "1.0.0").CombinedOutput(); err != nil {
 		return fmt.Errorf("packaging the workspace (run it in the module's directory): %w: %s", err, out)
 	}
+	return b.uploadDir(ctx, p, dir)
+}
+
+// uploadDir uploads a package's directory.
+func (b *bench) uploadDir(ctx context.Context, p *provisioner, dir string) error {
 	out, err := exec.CommandContext(ctx, filepath.Join(b.bin, "cloudctl"), "--server", "http://"+p.api, "package", "create", dir).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("uploading the workspace: %w: %s", err, out)
+		return fmt.Errorf("uploading %s: %w: %s", dir, err, out)
 	}
 	return nil
 }

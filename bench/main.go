@@ -36,6 +36,7 @@ func benchmarks() []benchmark {
 		{"boot", "accepted to first answer of the example workspace, beside a bare boot", benchBoot},
 		{"wake", "a request to a sleeper, beside a bare restore of the same guest", benchWake},
 		{"herd", "many sleepers woken at once, beside as many bare restores at once, and many requests to one", benchHerd},
+		{"sleepers", "500 installations that sleep: processes, statements, disk, and how many fit awake", benchSleepers},
 	}
 }
 
@@ -45,6 +46,7 @@ func main() {
 	flag.BoolVar(&o.quick, "quick", false, "fewer repeats and smaller fleets, to see that it works")
 	flag.StringVar(&o.bin, "bin", "", "directory with provisioner, cloudctl and init (default: they are built)")
 	flag.StringVar(&o.kernelPackages, "kernel-packages", ".cache/kernel", "directory with the guests' kernel package, as scripts/fetch-kernel.sh leaves it")
+	flag.StringVar(&o.kernelImage, "kernel-image", "", "a small kernel for guests, as make kernel leaves it, of which sleepers tells too")
 	flag.StringVar(&o.accel, "accel", "auto", "accelerator of the guests that are booted: auto, kvm or tcg")
 	flag.BoolVar(&o.keep, "keep", false, "leave the directory with the logs")
 	flag.Usage = func() {

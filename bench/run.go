@@ -23,7 +23,9 @@ type options struct {
 	quick, keep    bool
 	bin            string
 	kernelPackages string
-	accel          string
+	// kernelImage is a small kernel for guests; empty where none was built.
+	kernelImage string
+	accel       string
 }
 
 // bench is one run: its directory, what it has built and started, and what it

@@ -6,8 +6,10 @@ package main
 import (
 	"encoding/json"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"os"
+	"strconv"
 	"syscall"
 )
 
@@ -30,8 +32,33 @@ func main() {
 		}
 	})
 	http.Handle("GET /files/", http.StripPrefix("/files/", http.FileServer(http.Dir("/"))))
+	ballast := load(os.Getenv("BALLAST_MIB"))
+	http.HandleFunc("GET /ballast", func(w http.ResponseWriter, _ *http.Request) {
+		if _, err := w.Write(strconv.AppendInt(nil, int64(len(ballast)>>20), 10)); err != nil {
+			log.Print(err)
+		}
+	})
 	newLedger().handle(http.DefaultServeMux)
 	log.Fatal(http.ListenAndServe(":8080", nil))
+}
+
+// load fills so much memory with what does not compress.
+func load(text string) []byte {
+	mib, err := strconv.Atoi(text)
+	if err != nil {
+		return nil
+	}
+	ballast := make([]byte, mib<<20)
+	random := rand.NewChaCha8(seed())
+	_, _ = random.Read(ballast) // it never fails
+	return ballast
+}
+
+func seed() (seed [32]byte) {
+	for n := range seed {
+		seed[n] = byte(rand.Uint32())
+	}
+	return seed
 }
 
 func look() (report, error) {
