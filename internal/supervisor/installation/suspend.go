@@ -64,6 +64,9 @@ func (w *workflows) suspend(ctx context.Context, s *fleet.Snapshot) (fleet.Outco
 		return fleet.Advance(fleet.Changes{End: fleet.StateStable, Observed: map[string]string{givenUpKey: err.Error()}}), nil
 	case reason == fleet.ReasonNotSaved:
 		return fleet.Fail(reason, err.Error()), nil
+	case fleet.KindOf(err) == fleet.KindConflict && reason != fleet.ReasonVisited:
+		// It has ended by itself, or is about to: the next step sees to that, and its disks are kept.
+		return fleet.Advance(fleet.Changes{}), nil
 	default:
 		return fleet.Outcome{}, err
 	}
