@@ -36,6 +36,7 @@ func benchmarks() []benchmark {
 		{"boot", "accepted to first answer of the example workspace, beside a bare boot", benchBoot},
 		{"wake", "a request to a sleeper, beside a bare restore of the same guest", benchWake},
 		{"herd", "many sleepers woken at once, beside as many bare restores at once, and many requests to one", benchHerd},
+		{"gateway", "requests through the gateway, beside Debian's nginx as reverse proxy, on one core each", benchGateway},
 		{"sleepers", "500 installations that sleep: processes, statements, disk, and how many fit awake", benchSleepers},
 	}
 }

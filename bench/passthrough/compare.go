@@ -140,6 +140,7 @@ func (c *comparison) start(ctx context.Context, core, address string, command ..
 		if err != nil {
 			return 0, err
 		}
+		r.Host = hostName
 		if response, err := http.DefaultClient.Do(r); err == nil {
 			_ = response.Body.Close()
 			if response.StatusCode == http.StatusOK {
@@ -167,7 +168,7 @@ func (c *comparison) measure(ctx context.Context, core string, pid int, address 
 		return sample{}, err
 	}
 	out, err := exec.CommandContext(ctx, "taskset", "-c", core, "wrk", "-t1", "-c"+strconv.Itoa(c.conns), "-d"+strconv.Itoa(c.seconds)+"s",
-		"--latency", "http://"+address+"/").CombinedOutput()
+		"--latency", "-H", "Host: "+hostName, "http://"+address+"/").CombinedOutput()
 	if err != nil {
 		return sample{}, fmt.Errorf("wrk: %w: %s", err, out)
 	}

@@ -1,5 +1,5 @@
-// Command passthrough is the gateway's engine and nothing else: every request goes
-// to one address. With -compare it measures itself against nginx as a reverse
+// Command passthrough is the gateway and nothing else: every request goes to one
+// address, by way of the one installation that it knows. With -compare it measures itself against nginx as a reverse
 // proxy, on one core, in pairs: it runs nginx and wrk, which must be installed,
 // and prints lines of a name, a value and a unit.
 package main
@@ -9,21 +9,35 @@ import (
 	"flag"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"dormouse/internal/fleet"
+	"dormouse/internal/gateway"
 	"dormouse/internal/gateway/wire"
 )
 
-// handler lets every request through.
-type handler struct{ pass wire.Pass }
+// hostName is where the one installation is reached.
+const hostName = "acme.localhost"
 
-func (h *handler) Enter(context.Context, *wire.Head) (*wire.Pass, *wire.Answer) { return &h.pass, nil }
+// routes knows one installation, which serves.
+type routes struct{ address string }
 
-func (h *handler) Failed(_ context.Context, _ *wire.Head, _ *wire.Pass, err error) *wire.Answer {
-	return &wire.Answer{Status: http.StatusBadGateway, Body: []byte(err.Error() + "\n")}
+// Route implements gateway.Routes.
+func (r routes) Route(context.Context, string) (gateway.Route, error) {
+	return gateway.Route{InstallationID: "acme", Name: "acme", State: fleet.StateStable, InstanceID: "machine", Address: r.address}, nil
+}
+
+// All implements gateway.Routes.
+func (r routes) All(ctx context.Context, _ string) ([]gateway.Route, string, error) {
+	route, err := r.Route(ctx, "")
+	return []gateway.Route{route}, "", err
+}
+
+// Here implements gateway.Local: the machine is on this host, as it is in a provisioner.
+func (r routes) Here(fleet.InstanceID) (gateway.Here, bool) {
+	return gateway.Here{Serves: true, Run: "1", Endpoints: []fleet.Endpoint{{Port: 80, Protocol: fleet.ProtocolHTTP, Address: r.address}}}, true
 }
 
 func main() {
@@ -54,14 +68,7 @@ func serve(ctx context.Context, listen, to string) error {
 	if err != nil {
 		return err
 	}
-	h := &handler{wire.Pass{Key: to, Address: to, Meter: new(wire.Meter)}}
-	s := wire.New(wire.Options{Handler: h, H2C: true, Dial: new(net.Dialer).DialContext})
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
-		return s.Shutdown(context.Background())
-	}
+	r := routes{to}
+	g := gateway.New(gateway.Options{Routes: r, Local: r, Dial: new(net.Dialer).DialContext, Engine: wire.Options{H2C: true}})
+	return g.Serve(ctx, gateway.Listener{Listener: l})
 }
