@@ -156,7 +156,7 @@ func TestOtherFrontsStream(t *testing.T) {
 
 func TestOtherFrontsFail(t *testing.T) {
 	t.Parallel()
-	closed := make(chan struct{}, 10)
+	began, closed := make(chan struct{}, 10), make(chan struct{}, 10)
 	h := newRoute(instance(t, func(_ int, conn net.Conn, r *bufio.Reader) {
 		head, err := readLines(r)
 		switch {
@@ -164,6 +164,7 @@ func TestOtherFrontsFail(t *testing.T) {
 		case strings.HasPrefix(head, "GET /cut "):
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhi")
 		case strings.HasPrefix(head, "GET /hang "):
+			began <- struct{}{}
 			_, _ = r.ReadByte()
 			closed <- struct{}{}
 		case strings.HasPrefix(head, "POST /early "):
@@ -202,7 +203,7 @@ func TestOtherFrontsFail(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme(kind)+"://a/hang", nil)
 		require.NoError(t, err)
-		time.AfterFunc(50*time.Millisecond, cancel)
+		go func() { <-began; cancel() }()
 		_, err = client.Do(r)
 		require.True(t, errors.Is(err, context.Canceled), kind)
 		<-closed
