@@ -188,7 +188,7 @@ func TestPackedReal(t *testing.T) {
 	s := newSleeper(t, mode, func(s *sleeper) { s.options.PackAfter = time.Millisecond })
 	for range 3 {
 		s.goesOn()
-		s.suspend()
+		require.Empty(t, s.suspend().ColdReason)
 		var st fleet.InstanceStatus
 		require.Eventually(t, func() bool {
 			var err error
