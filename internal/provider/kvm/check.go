@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +21,7 @@ const (
 	// unset, 80 % of what was available when the provisioner began.
 	SettingMemoryMiB = "memory_mib"
 	// SettingDiskMiB is how much disk they may use; unset, 80 % of what is free
-	// or used by their volumes already.
+	// or used by their volumes and memories already.
 	SettingDiskMiB = "disk_mib"
 )
 
@@ -136,7 +135,7 @@ func (p *Provider) checkDisk(settings map[string]string) (int64, fleet.CheckItem
 		return 0, item
 	}
 	free := int64(st.Bavail) * st.Bsize >> 20
-	capacity := (free + p.volumesMiB()) * 8 / 10
+	capacity := (free + p.ownMiB()) * 8 / 10
 	if set, ok := setting(settings, SettingDiskMiB); ok {
 		capacity = set
 	}
@@ -151,18 +150,20 @@ func (p *Provider) checkDisk(settings map[string]string) (int64, fleet.CheckItem
 	return capacity, item
 }
 
-// volumesMiB is what the volumes take up on disk now.
-func (p *Provider) volumesMiB() int64 {
-	files, _ := filepath.Glob(filepath.Join(p.volumeDir, "*.raw"))
-	var blocks int64
-	for _, file := range files {
-		if info, err := os.Stat(file); err == nil {
-			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				blocks += st.Blocks
+// ownMiB is what volumes, and the memory of machines and sleepers, take up on disk now.
+func (p *Provider) ownMiB() int64 {
+	var bytes int64
+	for _, pattern := range []string{
+		filepath.Join(p.volumeDir, "*.raw"), filepath.Join(p.instanceDir, "*", ramName), filepath.Join(p.instanceDir, "*", packedName),
+	} {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			if info, err := os.Stat(file); err == nil {
+				bytes += onDisk(info)
 			}
 		}
 	}
-	return blocks * 512 >> 20
+	return bytes >> 20
 }
 
 func (p *Provider) checkNetwork(ctx context.Context) fleet.CheckItem {

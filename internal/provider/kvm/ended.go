@@ -157,7 +157,10 @@ func (i *instance) startFailed(err error) {
 // cleanUp removes what only a running machine needs.
 func (i *instance) cleanUp() {
 	i.releaseVolume()
-	if !i.rec.Asleep || i.rec.Saved.tier() != fleet.TierWarm {
+	if !i.rec.Asleep {
+		_ = os.Remove(i.packedPath())
+	}
+	if i.rec.Saved.tier() != fleet.TierWarm {
 		i.dropRaw()
 	}
 	if err := i.p.o.Network.Detach(context.WithoutCancel(i.p.ctx), i.id); err != nil {

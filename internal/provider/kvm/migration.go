@@ -65,6 +65,9 @@ func (c control) prepareMigration(ctx context.Context, more ...string) error {
 
 // save writes the state of a stopped machine to a file.
 func (c control) save(ctx context.Context, to *os.File) error {
+	for len(c.told) > 0 {
+		<-c.told // of a save that was called off
+	}
 	if err := c.prepareMigration(ctx); err != nil {
 		return err
 	}

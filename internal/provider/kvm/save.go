@@ -213,8 +213,13 @@ func (v *vm) settle(command guest.Command) {
 		v.startAgain()
 		return
 	}
-	if err = v.goOn(ctx, command); err != nil && !errors.Is(err, errUnknownVerb) && v.ctx.Err() == nil {
-		v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("an adopted machine can't be told to go on")
+	err = v.goOn(ctx, command)
+	if err == nil || errors.Is(err, errUnknownVerb) || v.ctx.Err() != nil {
+		return
+	}
+	v.i.p.log.WithField("instance", v.i.id).WithError(err).Warn("an adopted machine can't be told to go on")
+	if command.Verb == guest.VerbWake {
+		v.startAgain() // as after any other wake that is not answered
 	}
 }
 
