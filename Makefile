@@ -77,7 +77,7 @@ outage: setup build ## take Postgres away for 5 minutes and restart the provisio
 	DORMOUSE_OUTAGE=5m go test -count=1 -timeout 30m -v ./e2e/outage
 
 cycles: setup build ## 1,000 sleeps of a virtual machine whose users write to it without a pause (CYCLES=n)
-	DORMOUSE_CYCLES=$(CYCLES) go test -count=1 -timeout 180m -v -run TestCycles ./e2e/cycles
+	DORMOUSE_CYCLES=$(CYCLES) DORMOUSE_MQTT_CYCLES=100 go test -count=1 -timeout 180m -v ./e2e/cycles
 CYCLES ?= 1000
 
 FUZZTIME ?= 1m

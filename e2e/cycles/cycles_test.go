@@ -2,7 +2,6 @@ package cycles
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"dormouse/client"
 	"dormouse/e2e/harness"
 )
 
@@ -61,7 +59,7 @@ func TestCycles(t *testing.T) {
 	e := suite.Own(t, harness.Options{})
 	require.NoError(t, e.Start(t.Context()))
 	require.NoError(t, e.CreateCluster(t.Context()))
-	create(t, e)
+	install(t, e, suite.Program(t, "e2e/guestprobe"))
 	t.Cleanup(func() { explain(t, e) })
 
 	l := &load{gateway: e.GatewayAddress, host: sleeper + ".localhost", rate: rate}
@@ -103,19 +101,6 @@ func TestCycles(t *testing.T) {
 	require.True(t, f.intact, "the counter in the guest's memory: %+v with %d IDs on the disk", last, len(strings.Fields(ids.Body)))
 	require.GreaterOrEqual(t, f.during*100, len(sent)*30, "at least 30 %% during a transition")
 	require.Empty(t, leaks)
-}
-
-func create(t *testing.T, e *harness.Environment) {
-	t.Helper()
-	r := e.Cloudctl(t.Context(), "-o", "json", "package", "create", suite.Program(t, "e2e/guestprobe"))
-	require.Zero(t, r.Code, "%s", r)
-	var p client.Package
-	require.NoError(t, json.Unmarshal([]byte(r.Stdout), &p))
-	r = e.Cloudctl(t.Context(), "installation", "create", sleeper, "--owner", "cycles", "--cluster", harness.Cluster, "--package", p.Name+"@"+p.Version,
-		"--memory", memory, "--disk", "64MiB", "--wait", "--timeout", "10m")
-	require.Zero(t, r.Code, "%s", r)
-	_, err := e.Query(t.Context(), `UPDATE installation SET wake = '{"wakes_per_hour": 100000}'`)
-	require.NoError(t, err)
 }
 
 // boots counts how often the machine was booted, rather than resumed.

@@ -11,4 +11,5 @@
 //
 //	DORMOUSE_CYCLES       how often it falls asleep (50; `make cycles` 1000)
 //	DORMOUSE_CYCLES_RATE  requests a second (100)
+//	DORMOUSE_MQTT_CYCLES  how often a broker does, with MQTT in place of HTTP (10; `make cycles` 100)
 package cycles
