@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -63,10 +64,15 @@ func New(dir string) (*Disk, error) {
 
 // mount needs d.life, or that nobody has the disk yet.
 func (d *Disk) mount() error {
+	// The library's descriptor is not to reach processes that are started meanwhile: as
+	// long as anybody has it, whoever waits for a disk whose server has died waits on.
+	syscall.ForkLock.RLock()
 	server, err := fuse.NewServer(&files{RawFileSystem: fuse.NewDefaultRawFileSystem(), d: d}, d.dir, &fuse.MountOptions{
 		AllowOther: true, Options: []string{"default_permissions"}, DirectMountStrict: true, FsName: "lossy", Name: "lossy",
 		DisableXAttrs: true, ExplicitDataCacheControl: true, DisableReadDirPlus: true, DisableSplice: true, MaxWrite: 1 << 20,
 	})
+	keepDescriptors()
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return fmt.Errorf("mounting a disk at %s: %w: it needs root and /dev/fuse", d.dir, err)
 	}
@@ -82,6 +88,19 @@ func (d *Disk) mount() error {
 	d.device = st.Dev
 	d.unbridle()
 	return nil
+}
+
+// keepDescriptors has the kernel close every open /dev/fuse in processes that this one starts.
+func keepDescriptors() {
+	const own = "/proc/self/fd"
+	entries, _ := os.ReadDir(own)
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
+		target, linkErr := os.Readlink(filepath.Join(own, entry.Name()))
+		if err == nil && linkErr == nil && target == "/dev/fuse" {
+			unix.CloseOnExec(fd)
+		}
+	}
 }
 
 // unbridle lets mapped files have as many unwritten pages as those of any other

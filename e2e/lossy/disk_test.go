@@ -81,6 +81,7 @@ var children = map[string]func(){
 		copy(m[48<<20:], "lost")
 		syncDir(".")
 	},
+	"nothing": func() {},
 	"locks": func() {
 		f := create("lock")
 		must(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
@@ -251,6 +252,21 @@ func TestLocksAndSockets(t *testing.T) {
 	c, err := net.Dial("unix", filepath.Join(dir, "socket"))
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
+}
+
+// TestTheConnectionIsOurs: a process that was started had it too, and kept alive
+// what should have died with the server.
+func TestTheConnectionIsOurs(t *testing.T) {
+	t.Parallel()
+	_, dir := mounted(t)
+	cmd, _ := child(t, dir, "nothing")
+	own := fmt.Sprintf("/proc/%d/fd", cmd.Process.Pid)
+	for _, name := range names(t, own) {
+		target, err := os.Readlink(filepath.Join(own, name))
+		if err == nil {
+			require.NotEqual(t, "/dev/fuse", target)
+		}
+	}
 }
 
 // TestCutUnderWay: who writes gets an error, what was synced before that is
