@@ -85,7 +85,7 @@ func (v *visits) Here(id fleet.InstanceID) (gateway.Here, bool) {
 	}
 	here := gateway.Here{
 		Serves: st.Power == fleet.PowerOn && st.Ready,
-		Asleep: st.Asleep, Endpoints: st.Endpoints, Run: strconv.Itoa(st.Boot),
+		Asleep: st.Asleep, Off: st.Power == fleet.PowerOff, Endpoints: st.Endpoints, Run: strconv.Itoa(st.Boot),
 	}
 	if st.Saved != nil {
 		here.Tier = st.Saved.Tier

@@ -192,6 +192,25 @@ func (d *door) breakOff(which int) {
 	}
 }
 
+// look ends what is open to a machine that has ended: one that was killed says
+// goodbye to nobody. Only the run that was passed to counts, since what the host says
+// may be from before a wake.
+func (d *door) look() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone || d.inFlight() == 0 || d.g.o.Local == nil {
+		return
+	}
+	here, ok := d.g.o.Local.Here(d.keyOf.instance)
+	if !ok || !here.Off || here.Run != d.keyOf.run {
+		return
+	}
+	for which := range d.breaks {
+		d.breakOff(which)
+	}
+	d.mend()
+}
+
 // mend has what comes from now on be new: new breaks, no kept connections. The lock is held.
 func (d *door) mend() {
 	d.generation++

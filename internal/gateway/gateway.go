@@ -49,6 +49,8 @@ type Here struct {
 	Serves bool
 	// Asleep: it is off because it was suspended, and a visit may wake it.
 	Asleep bool
+	// Off: it does not run, and what is open to this run of it will never be answered.
+	Off bool
 	// Endpoints are where it is reached while it serves; where there are none,
 	// what Routes said is used.
 	Endpoints []fleet.Endpoint
@@ -235,7 +237,15 @@ func (g *Gateway) closeIdle(key string) {
 
 // Changed says that what Routes would say of an installation may be new. It
 // returns at once.
-func (g *Gateway) Changed(id fleet.InstallationID) { g.book.changed(id) }
+func (g *Gateway) Changed(id fleet.InstallationID) {
+	g.book.changed(id)
+	g.mu.RLock()
+	d := g.doors[id]
+	g.mu.RUnlock()
+	if d != nil {
+		d.look()
+	}
+}
 
 // Allowed returns nil where an installation is reached by a host name: only such
 // names are worth a certificate. Else it is KindNotFound, or why it can't be

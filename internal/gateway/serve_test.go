@@ -243,6 +243,36 @@ func TestWhatIsBrokenOffIsTold(t *testing.T) {
 	require.Zero(t, g.Load().Open)
 }
 
+// TestAMachineThatIsKilled: a guest that is gone says so to nobody, and whoever
+// waits for it was left to their own patience.
+func TestAMachineThatIsKilled(t *testing.T) {
+	t.Parallel()
+	acme := sleeper("acme")
+	begun := make(chan struct{}, 1)
+	m := newMachine(t, acme, func(_ http.ResponseWriter, r *http.Request) {
+		begun <- struct{}{}
+		<-r.Context().Done()
+	})
+	g, address := serve(t, Options{Routes: newRoutes(acme), Local: m.local, Waker: m})
+	conn, err := net.Dial("tcp4", address)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: acme.localhost\r\n\r\n")
+	require.NoError(t, err)
+	<-begun
+	g.Changed(acme.InstallationID) // it runs
+	m.local.set(m.id, Here{Off: true, Run: "another"})
+	g.Changed(acme.InstallationID) // from another run of it
+	require.EqualValues(t, 1, g.Load().Open)
+	m.local.set(m.id, Here{Off: true})
+	g.Changed(acme.InstallationID)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+	require.Eventually(t, func() bool { return g.Load().Open == 0 }, time.Minute, time.Millisecond)
+}
+
 // The bubble ends only when all that the gateway began has ended.
 func TestServeLeavesNothingRunning(t *testing.T) {
 	t.Parallel()
