@@ -47,7 +47,7 @@ func (s *server) joinPlaces(ctx context.Context) error {
 		return err
 	}
 	if s.visits != nil {
-		s.visits.control.Store(s.stores.background())
+		s.visits.attach(s.stores.background())
 		s.background.Go(func() { s.visits.keepTelling(ctx) })
 	}
 	return nil

@@ -24,16 +24,17 @@ type visits struct {
 	// accepted is called after each request to the control plane.
 	accepted func()
 
-	// gateway and control are nil until they are there.
-	gateway atomic.Pointer[gateway.Gateway]
-	control atomic.Pointer[store.Store]
+	// gateway and control are nil until they are there; attached is closed when control is.
+	gateway  atomic.Pointer[gateway.Gateway]
+	control  atomic.Pointer[store.Store]
+	attached chan struct{}
 	// news has room for one: a visit has woken something.
 	news chan struct{}
 }
 
 func newVisits(c config, host *kvm.Provider, hostID fleet.HostID, accepted func(), log logrus.FieldLogger) *visits {
 	return &visits{host: host, hostID: hostID, domain: "." + strings.ToLower(strings.Trim(c.gatewayDomain, ".")),
-		log: log, accepted: accepted, news: make(chan struct{}, 1)}
+		log: log, accepted: accepted, news: make(chan struct{}, 1), attached: make(chan struct{})}
 }
 
 // store returns the control plane's, or says that it can't be reached yet.
@@ -61,11 +62,21 @@ func (v *visits) Route(ctx context.Context, host string) (fleet.Route, error) {
 	return s.Route(ctx, host)
 }
 
+// attach gives access to the control plane. Once.
+func (v *visits) attach(s *store.Store) {
+	v.control.Store(s)
+	close(v.attached)
+}
+
 // routesPage is how many routes are read at a time.
 const routesPage = 200
 
 // All implements gateway.Routes: those of this host.
 func (v *visits) All(ctx context.Context, after string) ([]fleet.Route, string, error) {
+	select {
+	case <-v.attached: // at a start, the database comes a moment after the gateway
+	case <-ctx.Done():
+	}
 	s, err := v.store()
 	if err != nil {
 		return nil, "", err

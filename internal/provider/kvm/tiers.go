@@ -13,7 +13,7 @@ import (
 )
 
 // tierRetry is when what could not be packed is tried again.
-const tierRetry = time.Minute
+const tierRetry = 15 * time.Second
 
 // sleeping is one sleeper that takes room.
 type sleeping struct {

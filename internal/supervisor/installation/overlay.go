@@ -89,6 +89,10 @@ func (w *workflows) overlayed(do func(context.Context, VolumeOverlays, fleet.Vol
 		}
 		v := s.Volume
 		err = do(ctx, overlays, fleet.VolumeRef{ID: v.ID, ClusterID: v.ClusterID, HostID: v.HostID, ProviderRef: v.ProviderRef, Epoch: s.Operation.Epoch})
+		if there != "" && fleet.KindOf(err) == fleet.KindPermanent {
+			// Not over this volume: then there is no way back to the data from before.
+			c.Observed[overlayKey], err = "", nil
+		}
 		if err != nil {
 			return fleet.Outcome{}, err
 		}

@@ -58,8 +58,9 @@ func (w *workflows) suspend(ctx context.Context, s *fleet.Snapshot) (fleet.Outco
 	st, err := sleeper.Suspend(ctx, ref(s, i), o)
 	switch reason := fleet.ReasonOf(err); {
 	case err == nil:
-	case fleet.KindOf(err) == fleet.KindNotFound, reason == fleet.ReasonCannotSleep:
-		return fleet.Advance(fleet.Changes{}), nil // the next step stops it, or finds it gone too
+	case fleet.KindOf(err) == fleet.KindNotFound, reason == fleet.ReasonCannotSleep, fleet.KindOf(err) == fleet.KindConflict && reason == "":
+		// It is gone, or off, or can only be stopped: the next step sees to it.
+		return fleet.Advance(fleet.Changes{}), nil
 	case idle && (reason == fleet.ReasonVisited || reason == fleet.ReasonNotSaved):
 		return fleet.Advance(fleet.Changes{End: fleet.StateStable, Observed: map[string]string{givenUpKey: err.Error()}}), nil
 	case reason == fleet.ReasonNotSaved:
