@@ -18,7 +18,9 @@
 // and ROLLBACK are no statements but counted apart.
 //
 // Clusters are simulated and answer at once, except for `wait`, `latency` and
-// `takeover`, and for `boot`, which boots the example workspace on QEMU.
+// `takeover`, and for `boot`, `wake`, `herd` and `sleepers`, which run guests on
+// QEMU. Beside ours they start the same QEMU with the same arguments and files of
+// its own, which are taken from the running machine, and no part of the control plane.
 //
 // # On failure
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -85,6 +86,7 @@ func TestCycles(t *testing.T) {
 	fmt.Printf("cycles.cold %d boots\n", booted-1)
 	f := judge(l.all(), sent, r.cycles, strings.Fields(ids.Body), last)
 	f.print(r, len(sent), took)
+	require.NoError(t, refusals(t.Context(), e))
 	leaks := after.more(before)
 	fmt.Printf("cycles.leaks %d things\n", len(leaks))
 	for _, each := range []struct {
@@ -107,6 +109,21 @@ func TestCycles(t *testing.T) {
 func boots(e *harness.Environment) (int, error) {
 	log, err := os.ReadFile(e.LogPath())
 	return strings.Count(string(log), "machine started"), err
+}
+
+// refusals prints why the gateway has refused requests, those of the warming up included.
+func refusals(ctx context.Context, e *harness.Environment) error {
+	answer, err := e.Call(ctx, http.MethodGet, "/metrics", "")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(answer.Body) {
+		if rest, ok := strings.CutPrefix(line, `dormouse_gateway_refused_total{reason="`); ok {
+			reason, count, _ := strings.Cut(strings.TrimSpace(rest), `"} `)
+			fmt.Printf("cycles.refused.%s %s requests\n", reason, count)
+		}
+	}
+	return nil
 }
 
 // explain tells of the machine where the test has failed.

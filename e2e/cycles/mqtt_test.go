@@ -3,9 +3,12 @@ package cycles
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -35,7 +38,7 @@ func TestMQTTCycles(t *testing.T) {
 	e := suite.Own(t, harness.Options{Args: ownPorts()})
 	require.NoError(t, e.Start(t.Context()))
 	require.NoError(t, e.CreateCluster(t.Context()))
-	in := install(t, e, suite.Daemon(t, "mosquitto")...)
+	in := install(t, e, broker(t)...)
 	t.Cleanup(func() { explain(t, e) })
 	require.NotEmpty(t, in.Endpoints)
 	_, port, err := net.SplitHostPort(in.Endpoints[0].GatewayAddress)
@@ -74,6 +77,22 @@ func TestMQTTCycles(t *testing.T) {
 	require.Empty(t, p.failed)
 	require.Equal(t, 1, booted, "how often its kernel was started")
 	require.NotEmpty(t, p.acknowledged)
+}
+
+// broker is the example's, but for a bound: for a subscriber who is away or slow
+// mosquitto keeps 1,000 messages, and drops what is more.
+func broker(t *testing.T) []string {
+	t.Helper()
+	args := suite.Daemon(t, "mosquitto")
+	dir := t.TempDir()
+	require.Equal(t, "--manifest", args[0])
+	require.NoError(t, os.CopyFS(dir, os.DirFS(args[1])))
+	conf, err := os.OpenFile(filepath.Join(dir, "sysroot", "etc", "mosquitto", "mosquitto.conf"), os.O_WRONLY|os.O_APPEND, 0)
+	require.NoError(t, err)
+	_, err = conf.WriteString("max_queued_messages 0\nmax_inflight_messages 0\n")
+	require.NoError(t, errors.Join(err, conf.Close()))
+	args[1] = dir
+	return args
 }
 
 // ownPorts keeps the gateway's ports apart from those of others on this machine.
