@@ -8,8 +8,8 @@ import (
 
 // Suspend implements the provider: a stop after which the instance is asleep,
 // with its memory where that is asked for, which takes no space. It lasts as long
-// as a stop does, PowerPending meanwhile, and fails like one; an instance that is
-// off already is asleep from now on. It can't be called off. KindPermanent with
+// as a stop does, PowerPending meanwhile, and fails like one; KindConflict for an
+// instance that is off and not asleep. It can't be called off. KindPermanent with
 // ReasonCannotSleep where the cluster's settings say that nothing sleeps.
 func (p *Provider) Suspend(ctx context.Context, ref fleet.InstanceRef, options fleet.SuspendOptions) (fleet.InstanceStatus, error) {
 	o, err := p.begin(ctx, ref.ClusterID, CallSuspend, string(ref.ID), ref.Epoch)
@@ -33,21 +33,20 @@ func (o *call) suspend(id fleet.InstanceID, options fleet.SuspendOptions) (fleet
 	if !o.config.Sleep {
 		return fleet.InstanceStatus{}, fleet.Failure(fleet.ReasonCannotSleep, "suspend %s: nothing sleeps in cluster %s (its setting sleep=false): stop it instead", id, o.cluster.id)
 	}
+	if in.wanted() == fleet.PowerOff && in.Asleep == "" {
+		return fleet.InstanceStatus{}, fleet.Errorf(fleet.KindConflict, "suspend %s: it is off: only one that runs can be put to sleep", id)
+	}
 	rec := in.record
 	rec.Epoch = o.epoch
 	effect := EffectEpoch
-	if in.wanted() != fleet.PowerOff || in.Asleep == "" {
+	if in.wanted() != fleet.PowerOff {
 		effect = EffectPowered
-		rec.Asleep = fleet.TierWarm
-		if options.Mode == fleet.SuspendCold || in.wanted() == fleet.PowerOff {
-			rec.Asleep = fleet.TierCold
+		if err := o.turn(&rec, fleet.PowerOff); err != nil {
+			return fleet.InstanceStatus{}, err
 		}
-		if in.wanted() != fleet.PowerOff {
-			asleep := rec.Asleep
-			if err := o.turn(&rec, fleet.PowerOff); err != nil {
-				return fleet.InstanceStatus{}, err
-			}
-			rec.Asleep = asleep
+		rec.Asleep = fleet.TierWarm
+		if options.Mode == fleet.SuspendCold {
+			rec.Asleep = fleet.TierCold
 		}
 	}
 	if effect == EffectPowered || rec.Epoch != in.Epoch {
