@@ -45,6 +45,15 @@ const (
 	SuspendCold SuspendMode = "cold"
 )
 
+// Check is KindInvalid where there is no such mode.
+func (o SuspendOptions) Check() error {
+	switch o.Mode {
+	case "", SuspendMemory, SuspendCold:
+		return nil
+	}
+	return InvalidField("mode", "a machine sleeps with its memory (%s) or without (%s), not %q", SuspendMemory, SuspendCold, o.Mode)
+}
+
 // Start says how a machine came to run.
 type Start string
 

@@ -26,10 +26,8 @@ import (
 // An instance that sleeps already does so; one that is off otherwise is KindConflict.
 func (p *Provider) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (fleet.InstanceStatus, error) {
 	none := fleet.InstanceStatus{}
-	switch o.Mode {
-	case "", fleet.SuspendMemory, fleet.SuspendCold:
-	default:
-		return none, fleet.InvalidField("mode", "a machine sleeps with its memory (%s) or without (%s), not %q", fleet.SuspendMemory, fleet.SuspendCold, o.Mode)
+	if err := o.Check(); err != nil {
+		return none, err
 	}
 	i := p.known(ref.ID)
 	if i == nil {

@@ -54,6 +54,9 @@ func (z *sleeper) asleep(t *testing.T, mode fleet.SuspendMode) fleet.InstanceSta
 	t.Helper()
 	answer, err := z.call(t.Context(), z.ref(), mode)
 	require.NoError(t, err)
+	if answer.Power == fleet.PowerPending {
+		answer = z.await(t, z.ref(), "asleep", func(st fleet.InstanceStatus) bool { return st.Asleep })
+	}
 	seen, err := z.p.Observe(t.Context(), z.ref())
 	require.NoError(t, err)
 	listed, ok := z.list(t)[z.spec.ID]

@@ -129,6 +129,7 @@ func (r *record) status(now time.Time) fleet.InstanceStatus {
 	}
 	switch {
 	case r.Power == fleet.PowerOff && r.Asleep != "":
+		st.Exit = nil // it has not ended, it sleeps
 		st.Asleep, st.Saved = true, &fleet.Saved{Tier: r.Asleep, At: time.UnixMicro(r.OffAt).UTC()}
 	case r.Power == fleet.PowerOn && r.Resumed:
 		st.Start = fleet.StartResumed

@@ -30,6 +30,9 @@ func (o *call) suspend(id fleet.InstanceID, options fleet.SuspendOptions) (fleet
 	if err != nil {
 		return fleet.InstanceStatus{}, err
 	}
+	if err := options.Check(); err != nil {
+		return fleet.InstanceStatus{}, err
+	}
 	if !o.config.Sleep {
 		return fleet.InstanceStatus{}, fleet.Failure(fleet.ReasonCannotSleep, "suspend %s: nothing sleeps in cluster %s (its setting sleep=false): stop it instead", id, o.cluster.id)
 	}

@@ -62,8 +62,8 @@ type Cloner interface {
 
 // Suspender is what a provider that lets machines sleep can do besides.
 type Suspender interface {
-	// Suspend puts a running instance to sleep and returns once it sleeps: off,
-	// Asleep, with Saved. The machine that runs is not ended before what was saved
+	// Suspend puts a running instance to sleep: off, Asleep, with Saved. It returns
+	// once it sleeps, or PowerPending while it is at it. The machine that runs is not ended before what was saved
 	// has been read back; where that fails it runs on, and the error has
 	// ReasonNotSaved. Until then the end of ctx calls it off, and the machine runs on.
 	// An instance that sleeps already does so. Power and Delete end a sleep;
