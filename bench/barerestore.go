@@ -179,24 +179,28 @@ func syncFile(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
+// bareTimes is how long a machine took without us: until its first answer, and of
+// that until its guest ran, where it was not booted.
+type bareTimes struct{ total, restore time.Duration }
+
 // restore lets a machine go on in a place that was furnished, until the first
 // byte of its answer, and ends it. The time is all but the furnishing and the network's port.
-func (s *sleeping) restore(ctx context.Context, p *place, packed bool) (took time.Duration, err error) {
+func (s *sleeping) restore(ctx context.Context, p *place, packed bool) (t bareTimes, err error) {
 	ctx, cancel := context.WithTimeout(ctx, restorePatience)
 	defer cancel()
 	var unpacking time.Duration
 	if packed {
 		begin := time.Now()
 		if err := s.unpack(ctx, p); err != nil {
-			return 0, err
+			return t, err
 		}
 		unpacking = time.Since(begin)
 	}
 	m, err := s.goOn(ctx, p)
 	if err != nil {
-		return 0, err
+		return t, err
 	}
-	return unpacking + m.answered.Sub(m.began), m.end()
+	return bareTimes{total: unpacking + m.answered.Sub(m.began), restore: unpacking + m.ran.Sub(m.began)}, m.end()
 }
 
 // goOn lets a machine go on in a place that was furnished, until the first byte of its answer.
@@ -241,7 +245,9 @@ func (m *bare) load(ctx context.Context, state int) error {
 	if err != nil {
 		return err
 	}
-	return c.Execute(ctx, "cont", nil, nil)
+	err = c.Execute(ctx, "cont", nil, nil)
+	m.ran = time.Now()
+	return err
 }
 
 // firstByte asks once, and returns when the first byte of an answer was there,

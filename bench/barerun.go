@@ -64,9 +64,10 @@ type bare struct {
 	channel  net.Conn
 	endpoint string
 	began    time.Time
-	// answered is when the first byte of its answer was there, where it was resumed.
-	answered time.Time
-	id       fleet.InstanceID
+	// ran is when its guest went on, and answered when the first byte of its answer
+	// was there, where it was resumed.
+	ran, answered time.Time
+	id            fleet.InstanceID
 }
 
 // start starts QEMU with the same arguments on the files "ram" and "volume" of

@@ -40,18 +40,18 @@ func benchWake(ctx context.Context, b *bench) (err error) {
 	}
 	err = w.compare(ctx, b, comparison{ratio: "wake.restore_ratio", start: "resumed", sleep: w.sleep,
 		furnish: func() error { return s.furnish(place, false) },
-		bare:    func(ctx context.Context) (time.Duration, error) { return s.restore(ctx, place, false) }})
+		bare:    func(ctx context.Context) (bareTimes, error) { return s.restore(ctx, place, false) }})
 	if err != nil {
 		return fmt.Errorf("warm: %w", err)
 	}
 	err = w.compare(ctx, b, comparison{tier: "cold.", ratio: "wake.cold_ratio", start: "booted", sleep: w.sleepCold,
 		furnish: func() error { return nil },
-		bare: func(ctx context.Context) (time.Duration, error) {
+		bare: func(ctx context.Context) (bareTimes, error) {
 			m, took, err := r.boot(ctx, place)
 			if err == nil {
 				err = m.end()
 			}
-			return took, err
+			return bareTimes{total: took}, err
 		}})
 	if err != nil {
 		return fmt.Errorf("cold: %w", err)
@@ -63,7 +63,7 @@ func benchWake(ctx context.Context, b *bench) (err error) {
 	defer func() { err = errors.Join(err, packing.p.stop()) }()
 	err = packing.compare(ctx, b, comparison{tier: "packed.", ratio: "wake.packed_ratio", start: "resumed", sleep: packing.sleepPacked,
 		furnish: func() error { return s.furnish(place, true) },
-		bare:    func(ctx context.Context) (time.Duration, error) { return s.restore(ctx, place, true) }})
+		bare:    func(ctx context.Context) (bareTimes, error) { return s.restore(ctx, place, true) }})
 	if err != nil {
 		return fmt.Errorf("packed: %w", err)
 	}
@@ -174,7 +174,7 @@ type comparison struct {
 	sleep func(context.Context) error
 	// furnish prepares a run of bare, outside of the time.
 	furnish func() error
-	bare    func(context.Context) (time.Duration, error)
+	bare    func(context.Context) (bareTimes, error)
 	// start is how our machine must have begun.
 	start string
 }
@@ -188,6 +188,7 @@ var halves = [2]string{"hot", "dropped"}
 func (w *waking) compare(ctx context.Context, b *bench, c comparison) error {
 	var bare, ours [2][]float64
 	var ratios [2][]float64
+	var restored []float64
 	parts := map[string][]float64{}
 	for pair := range pick(b, wholePairs, quickPairs) {
 		half := pair % 2
@@ -195,9 +196,10 @@ func (w *waking) compare(ctx context.Context, b *bench, c comparison) error {
 		if err != nil {
 			return fmt.Errorf("pair %d: %w", pair+1, err)
 		}
-		b.say("%spair %d, %s: bare %.0f ms, ours %.0f ms (%s)", c.tier, pair+1, halves[half], ms(without), ms(with.total), with)
-		bare[half], ours[half] = append(bare[half], ms(without)), append(ours[half], ms(with.total))
-		ratios[half] = append(ratios[half], with.total.Seconds()/without.Seconds())
+		b.say("%spair %d, %s: bare %.0f ms (restore %.0f), ours %.0f ms (%s)", c.tier, pair+1, halves[half], ms(without.total), ms(without.restore), ms(with.total), with)
+		bare[half], ours[half] = append(bare[half], ms(without.total)), append(ours[half], ms(with.total))
+		ratios[half] = append(ratios[half], with.total.Seconds()/without.total.Seconds())
+		restored = append(restored, ms(without.restore))
 		for name, d := range with.parts() {
 			parts[name] = append(parts[name], ms(d))
 		}
@@ -213,6 +215,9 @@ func (w *waking) compare(ctx context.Context, b *bench, c comparison) error {
 		b.print(prefix+half+".ours_ms", median(ours[n]), "ms")
 		b.print(prefix+half+".ratio", median(ours[n])/median(bare[n]), "ratio")
 	}
+	if c.start == "resumed" {
+		b.print(prefix+"bare.restore_ms", median(restored), "ms")
+	}
 	for _, name := range wakeParts {
 		b.print(prefix+"ours."+name+"_ms", median(parts[name]), "ms")
 	}
@@ -220,12 +225,12 @@ func (w *waking) compare(ctx context.Context, b *bench, c comparison) error {
 }
 
 // pair lets the installation fall asleep, restores without us, and then visits.
-func (w *waking) pair(ctx context.Context, c comparison, drop bool) (without time.Duration, with wakeTimes, err error) {
+func (w *waking) pair(ctx context.Context, c comparison, drop bool) (without bareTimes, with wakeTimes, err error) {
 	if err := w.is(ctx, "stable"); err != nil {
-		return 0, with, err
+		return without, with, err
 	}
 	if err := c.sleep(ctx); err != nil {
-		return 0, with, err
+		return without, with, err
 	}
 	watch := watchNone(ctx, w.instance)
 	err = c.furnish()
@@ -234,20 +239,20 @@ func (w *waking) pair(ctx context.Context, c comparison, drop bool) (without tim
 	}
 	// What looks at the processes costs processor time, which neither is to be charged with.
 	if err = errors.Join(err, watch.end()); err != nil {
-		return 0, with, err
+		return without, with, err
 	}
 	if without, err = c.bare(ctx); err != nil {
-		return 0, with, fmt.Errorf("without us: %w", err)
+		return without, with, fmt.Errorf("without us: %w", err)
 	}
 	watch = watchNone(ctx, w.instance)
 	err = settleCache(drop)
 	if err = errors.Join(err, watch.end()); err != nil {
-		return 0, with, err
+		return without, with, err
 	}
 	began := time.Now()
 	took, err := w.visit(ctx)
 	if err != nil {
-		return 0, with, err
+		return without, with, err
 	}
 	with, err = w.p.wakeTimes(ctx, w.instance, began, took)
 	if err == nil && with.start != c.start {
