@@ -34,6 +34,10 @@ type door struct {
 	// breaks end what is open; they are made anew after they were closed.
 	breaks  [2]chan struct{}
 	closing *Quiet
+	// releasing counts those who were held, were let through and have not been
+	// answered; freed is closed when there is room for more, where somebody waits for that.
+	releasing int
+	freed     chan struct{}
 	// drained is closed by the last one who leaves, where somebody waits for that.
 	drained chan struct{}
 
@@ -115,6 +119,12 @@ func (d *door) try(v *visit) (pass *wire.Pass, until <-chan struct{}, why *refus
 	route := v.entry.route
 	c := d.g.condition(route, v.head.Port)
 	if c.standing == serving {
+		if v.crowds() && d.releasing >= releaseAtOnce {
+			if d.freed == nil {
+				d.freed = make(chan struct{})
+			}
+			return nil, d.freed, nil
+		}
 		return d.pass(v, c), nil, nil
 	}
 	if v.barred != "" {
@@ -138,23 +148,53 @@ func (d *door) pass(v *visit, c condition) *wire.Pass {
 		now = time.Now()
 	}
 	meter.LastNano.Store(now.UnixNano())
+	answered := func() {}
+	if v.crowds() {
+		d.releasing++
+		answered = sync.OnceFunc(d.settled)
+	}
 	pass := &wire.Pass{
 		Key: d.key(v.entry.route, c.run), Address: c.address, Meter: meter, Break: d.breaks[k.lasts()],
 		Done: func(status int, _ error) {
 			now := time.Now()
 			d.leave(k, now)
+			answered()
 			if isHTTP {
 				d.g.metrics.Request(status, now.Sub(begin))
 			}
 		},
 	}
+	if v.crowds() {
+		pass.Answered = answered
+	}
 	if v.woke {
 		pass.Answered = func() {
+			answered()
 			d.g.metrics.Phase(PhaseFirstByte, time.Since(now))
 			d.g.metrics.Phase(PhaseAll, time.Since(begin))
 		}
 	}
 	return pass
+}
+
+// releaseAtOnce is how many requests that were held are asked of a machine at once,
+// until it has begun to answer them: all that may wait would be too many for a
+// small one that has just woken up.
+const releaseAtOnce = 64
+
+// crowds tells whether a visitor is one of many who were let go together.
+func (v *visit) crowds() bool { return v.held && !v.lasts }
+
+// settled counts out one who was held and has been answered, or is gone. Who waits
+// is let go in portions, since all of them try again.
+func (d *door) settled() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.releasing--
+	if d.freed != nil && d.releasing <= releaseAtOnce/2 {
+		close(d.freed)
+		d.freed = nil
+	}
 }
 
 // leave counts out one who was let through.

@@ -18,23 +18,21 @@ func TestOneWakeHoweverManyWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Options{})
 		var all []*arrival
-		for range 200 {
+		for range releaseAtOnce {
 			all = append(all, w.arrive(t.Context(), head("acme.localhost")))
 		}
 		synctest.Wait()
-		require.EqualValues(t, 200, w.Load().Held)
+		require.EqualValues(t, releaseAtOnce, w.Load().Held)
 		for _, a := range all {
 			pass := a.passed(t)
 			require.Equal(t, "10.0.0.2:80", pass.Address)
 			require.Equal(t, w.waker.takes, a.after)
 		}
 		require.Equal(t, 1, w.waker.count())
-		require.Equal(t, Load{Open: 200}, w.Load())
+		require.Equal(t, Load{Open: releaseAtOnce}, w.Load())
+		time.Sleep(5 * time.Millisecond)
 		for _, a := range all {
-			if a.pass.Answered != nil {
-				time.Sleep(5 * time.Millisecond)
-				a.pass.Answered()
-			}
+			a.pass.Answered()
 			a.pass.Done(http.StatusOK, nil)
 		}
 		require.Zero(t, w.Load())
@@ -43,6 +41,38 @@ func TestOneWakeHoweverManyWait(t *testing.T) {
 			PhaseFirstByte: 5 * time.Millisecond, PhaseAll: 205 * time.Millisecond}, w.metrics.phases)
 		require.Nil(t, w.visitAcme(t), "it is awake")
 		require.Equal(t, 1, w.waker.count())
+	})
+}
+
+// A small machine that has just woken up is not asked by all at once: a thousand
+// requests took more memory than it had, again and again.
+func TestManyAreLetGoInPortions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Options{})
+		waiting := map[*arrival]bool{}
+		for range 200 {
+			waiting[w.arrive(t.Context(), head("acme.localhost"))] = true
+		}
+		synctest.Wait()
+		time.Sleep(w.waker.takes)
+		for most := int64(0); len(waiting) > 0; {
+			synctest.Wait()
+			most = max(most, w.Load().Open)
+			require.EqualValues(t, min(releaseAtOnce, len(waiting)), w.Load().Open)
+			for a := range waiting {
+				if a.waiting() {
+					continue
+				}
+				pass := a.passed(t)
+				pass.Answered()
+				pass.Done(http.StatusOK, nil)
+				delete(waiting, a)
+			}
+			require.EqualValues(t, releaseAtOnce, most)
+		}
+		require.Equal(t, 1, w.waker.count())
+		require.Zero(t, w.Load())
 	})
 }
 
