@@ -105,10 +105,14 @@ func (v *visits) awaitServing(ctx context.Context, route fleet.Route) (gateway.W
 				return gateway.Woken{}, fleet.Errorf(fleet.KindUnavailable, "waking %s: it is %s", now.Name, now.State)
 			}
 		case wakeable(now.State):
-			if err := v.ask(ctx, now.InstallationID, fleet.IdempotencyKey{}); err != nil && fleet.KindOf(err) != fleet.KindConflict {
+			err := v.ask(ctx, now.InstallationID, fleet.IdempotencyKey{})
+			switch fleet.KindOf(err) {
+			case "":
+				asked = true
+			case fleet.KindConflict, fleet.KindNotAccepted: // it has gone on meanwhile
+			default:
 				return gateway.Woken{}, err
 			}
-			asked = true
 		case !now.State.Transient() && !now.Moving && now.State != fleet.StateStable:
 			return gateway.Woken{}, fleet.Errorf(fleet.KindUnavailable, "waking %s: it is %s", now.Name, now.State)
 		}
