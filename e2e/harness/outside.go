@@ -169,6 +169,8 @@ type Machine struct {
 	Instance string
 	// MemoryBytes is what it holds of the machine's memory.
 	MemoryBytes int64
+	// Verifies: it only loads what was saved of the machine, and runs no instruction.
+	Verifies bool
 }
 
 // Machines returns the virtual machines of this environment.
@@ -193,7 +195,7 @@ func (e *Environment) Machines() []Machine {
 				// The console is open in the machine itself; its standard output is so also before it is one.
 				id, file, _ := strings.Cut(rest, "/")
 				if strings.HasPrefix(file, "console.") {
-					all = append(all, Machine{PID: pid, Instance: id, MemoryBytes: resident(pid)})
+					all = append(all, Machine{PID: pid, Instance: id, Verifies: verifies(pid), MemoryBytes: resident(pid)})
 					break
 				}
 			}
@@ -205,6 +207,17 @@ func (e *Environment) Machines() []Machine {
 // MachinesOf returns the virtual machines of one instance.
 func (e *Environment) MachinesOf(instance string) []Machine {
 	return slices.DeleteFunc(e.Machines(), func(m Machine) bool { return m.Instance != instance })
+}
+
+// verifies tells whether a QEMU only loads what was saved, and runs no instruction.
+func verifies(pid int) bool {
+	body, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	for arg := range strings.SplitSeq(string(body), "\x00") {
+		if strings.HasPrefix(arg, "guest=") {
+			return strings.HasSuffix(arg, ".verify")
+		}
+	}
+	return false
 }
 
 func resident(pid int) int64 {

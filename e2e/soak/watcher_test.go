@@ -3,6 +3,7 @@ package soak
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +36,7 @@ func (w *watcher) watch(ctx context.Context) {
 }
 
 func (w *watcher) look() {
-	machines := w.env.Machines()
+	machines := slices.DeleteFunc(w.env.Machines(), func(m harness.Machine) bool { return m.Verifies })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.looks++
