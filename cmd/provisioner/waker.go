@@ -18,17 +18,8 @@ import (
 // Where that can't be asked, what runs here is waited for: a process that has just begun
 // has not heard of its machines yet.
 func (v *visits) Wake(ctx context.Context, route fleet.Route) (gateway.Woken, error) {
-	if st, here := v.host.Here(route.InstanceID); here && (st.Asleep || st.Woken) {
-		began := time.Now()
-		st, err := v.host.Wake(ctx, route.InstanceID)
-		if err == nil {
-			v.tellSoon()
-			return gateway.Woken{Route: reached(route, st), Restore: time.Since(began)}, nil
-		}
-		// The control plane may be just about to put something else in its place.
-		if kind := fleet.KindOf(err); kind != fleet.KindConflict && kind != fleet.KindNotFound {
-			return gateway.Woken{}, err
-		}
+	if woken, ended, err := v.wakeHere(ctx, route); ended {
+		return woken, err
 	}
 	woken, err := v.awaitServing(ctx, route)
 	if err == nil || fleet.KindOf(err) != fleet.KindUnavailable || ctx.Err() != nil {
@@ -40,6 +31,25 @@ func (v *visits) Wake(ctx context.Context, route fleet.Route) (gateway.Woken, er
 		}
 	}
 	return woken, err
+}
+
+// wakeHere wakes what sleeps on this host; false where nothing of the kind is here,
+// or the host can't: then the control plane is about to put something else in its place.
+func (v *visits) wakeHere(ctx context.Context, route fleet.Route) (woken gateway.Woken, ended bool, err error) {
+	st, here := v.host.Here(route.InstanceID)
+	if !here || !st.Asleep && !st.Woken {
+		return woken, false, nil
+	}
+	began := time.Now()
+	st, err = v.host.Wake(ctx, route.InstanceID)
+	switch fleet.KindOf(err) {
+	case "":
+		v.tellSoon()
+		return gateway.Woken{Route: reached(route, st), Restore: time.Since(began)}, true, nil
+	case fleet.KindConflict, fleet.KindNotFound:
+		return woken, false, nil
+	}
+	return woken, true, err
 }
 
 // wakeLogger tells where the time of each wake by a visit went.
@@ -96,16 +106,19 @@ func (v *visits) awaitServing(ctx context.Context, route fleet.Route) (gateway.W
 		if err != nil {
 			return gateway.Woken{}, err
 		}
+		st, here := v.host.Here(now.InstanceID)
 		switch {
-		case now.Address != "":
+		case now.Address != "" && (!here || st.Power == fleet.PowerOn && st.Ready):
 			return gateway.Woken{Route: now}, nil
+		case now.Address != "":
+			// Its row is from before: the machine is stopping, or has just been started.
 		case wakeable(now.State) && asked:
 			// It was asked for, and has failed meanwhile.
 			if now.State != fleet.StateHibernating {
 				return gateway.Woken{}, fleet.Errorf(fleet.KindUnavailable, "waking %s: it is %s", now.Name, now.State)
 			}
 		case wakeable(now.State):
-			err := v.ask(ctx, now.InstallationID, fleet.IdempotencyKey{})
+			_, err := v.ask(ctx, now.InstallationID, fleet.IdempotencyKey{})
 			switch fleet.KindOf(err) {
 			case "":
 				asked = true
@@ -116,8 +129,10 @@ func (v *visits) awaitServing(ctx context.Context, route fleet.Route) (gateway.W
 		case !now.State.Transient() && !now.Moving && now.State != fleet.StateStable:
 			return gateway.Woken{}, fleet.Errorf(fleet.KindUnavailable, "waking %s: it is %s", now.Name, now.State)
 		}
-		if st, here := v.host.Here(now.InstanceID); here && st.Asleep {
-			return v.Wake(ctx, now) // it went to sleep here meanwhile
+		if st.Asleep { // it went to sleep here meanwhile
+			if woken, ended, err := v.wakeHere(ctx, now); ended {
+				return woken, err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -128,17 +143,17 @@ func (v *visits) awaitServing(ctx context.Context, route fleet.Route) (gateway.W
 }
 
 // ask asks the control plane for a wake.
-func (v *visits) ask(ctx context.Context, id fleet.InstallationID, key fleet.IdempotencyKey) error {
+func (v *visits) ask(ctx context.Context, id fleet.InstallationID, key fleet.IdempotencyKey) (fleet.Accepted, error) {
 	s, err := v.store()
 	if err != nil {
-		return err
+		return fleet.Accepted{}, err
 	}
-	_, err = s.ChangeInstallation(ctx, fleet.Change{Key: key, OperationID: fleet.OperationID(fleet.NewID()),
+	accepted, err := s.ChangeInstallation(ctx, fleet.Change{Key: key, OperationID: fleet.OperationID(fleet.NewID()),
 		IDOrName: string(id), Kind: fleet.OperationWake})
 	if err == nil {
 		v.accepted()
 	}
-	return err
+	return accepted, err
 }
 
 func (v *visits) tellSoon() {
@@ -148,25 +163,31 @@ func (v *visits) tellSoon() {
 	}
 }
 
-// tellAgain is after what time a wake is told again of which the control plane
-// could not hear, or did not want to.
-const tellAgain = 5 * time.Second
+// The times after which a wake is told again of which the control plane could not
+// hear, or did not want to.
+const (
+	tellAgain  = 5 * time.Second
+	tellSeldom = 2 * time.Minute
+)
 
 // keepTelling tells the control plane of the wakes by visits, until ctx ends. It
 // costs nothing while there is none.
 func (v *visits) keepTelling(ctx context.Context) {
 	v.tellSoon() // those from before this process
 	var again <-chan time.Time
+	pause := tellAgain
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-v.news:
+			pause = tellAgain
 		case <-again:
+			pause = min(2*pause, tellSeldom)
 		}
 		again = nil
 		if v.tell(ctx) > 0 {
-			again = time.After(tellAgain)
+			again = time.After(pause)
 		}
 	}
 }
@@ -179,13 +200,39 @@ func (v *visits) tell(ctx context.Context) int {
 		if !ok {
 			continue
 		}
-		// The same wake told twice is one operation.
-		key := fleet.IdempotencyKey{Key: "visit-" + string(id) + "-" + strconv.Itoa(st.Boot), RequestHash: "visit"}
-		if err := v.ask(ctx, st.InstallationID, key); err != nil && ctx.Err() == nil {
+		if err := v.tellOf(ctx, st); err != nil && ctx.Err() == nil {
 			v.log.WithError(err).WithField("instance", id).Debug("telling of a wake by a visit; will be tried again")
 		}
 	}
 	return len(woken)
+}
+
+// tellOf tells of one wake. The same told twice is one operation, unless that has
+// come to nothing. Where the control plane has the machine in service anyway, there
+// is nothing to tell.
+func (v *visits) tellOf(ctx context.Context, st fleet.InstanceStatus) error {
+	// No client of the API can send a key that begins so.
+	key := "\x01visit/" + string(st.ID) + "/" + strconv.Itoa(st.Boot)
+	for {
+		told, err := v.ask(ctx, st.InstallationID, fleet.IdempotencyKey{Key: key, RequestHash: "visit"})
+		if fleet.KindOf(err) == fleet.KindNotAccepted && v.inService(ctx, st.ID) {
+			return v.host.Heard(ctx, st.ID, st.Boot)
+		}
+		if err != nil || !told.Replayed || !told.Operation.State.Finished() {
+			return err
+		}
+		key += "/" + string(told.Operation.ID)
+	}
+}
+
+// inService tells whether the control plane has an instance in service.
+func (v *visits) inService(ctx context.Context, id fleet.InstanceID) bool {
+	s, err := v.store()
+	if err != nil {
+		return false
+	}
+	place, err := s.InstancePlace(ctx, id)
+	return err == nil && place.Installation.State == fleet.StateStable && len(place.Instances) == 1 && place.Instances[0].Serving
 }
 
 // quietHost is this host as the workflows see it: nobody reaches an installation
@@ -199,11 +246,17 @@ type quietHost struct {
 func (h quietHost) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.SuspendOptions) (fleet.InstanceStatus, error) {
 	gw := h.v.gateway.Load()
 	st, here := h.v.host.Here(ref.ID)
-	if gw == nil || !here || st.Power == fleet.PowerOff {
+	if gw == nil || !here {
 		return h.Provider.Suspend(ctx, ref, o)
 	}
-	quiet, err := gw.Quiesce(ctx, st.InstallationID, gateway.QuiesceOptions{Yield: o.Idle, IdleFor: o.IdleFor})
+	how := gateway.QuiesceOptions{Yield: o.Idle, IdleFor: o.IdleFor}
+	if st.Asleep { // it sleeps already, unless somebody is waking it just now
+		how = gateway.QuiesceOptions{Yield: true}
+	}
+	quiet, err := gw.Quiesce(ctx, st.InstallationID, how)
 	switch {
+	case err != nil && st.Asleep:
+		return fleet.InstanceStatus{}, fleet.Errorf(fleet.KindUnavailable, "making installation %s quiet: %w", st.InstallationID, err)
 	case err != nil && fleet.KindOf(err) == fleet.KindConflict && fleet.ReasonOf(err) != fleet.ReasonVisited:
 		// By a try before this one, which has not noticed yet that it is over.
 		return fleet.InstanceStatus{}, fleet.Errorf(fleet.KindUnavailable, "making installation %s quiet: %w", st.InstallationID, err)

@@ -129,7 +129,7 @@ type InstanceStatus struct {
 	CreatedAt time.Time
 	// Again is when the provider thinks that a look is worth while; 0 is unknown.
 	Again time.Duration
-	// Asleep: it is off because it was suspended, and a visit may wake it.
+	// Asleep: it is off because it was suspended, or about to be, and a visit may wake it.
 	Asleep bool
 	// Saved is what is kept of its memory while it sleeps; nil of a machine that does not.
 	Saved *Saved

@@ -83,6 +83,8 @@ const (
 	ReasonNotSaved Reason = "not-saved"
 	// ReasonCannotSleep: the provider can't let this machine sleep; it can be stopped.
 	ReasonCannotSleep Reason = "cannot-sleep"
+	// ReasonCommitting: an overlay can't be dropped any more, since it is being committed.
+	ReasonCommitting Reason = "overlay-being-committed"
 	// WaitSaving: the machine's memory is being saved.
 	WaitSaving Reason = "saving-memory"
 )

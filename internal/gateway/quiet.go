@@ -124,7 +124,7 @@ func (q *Quiet) drain(ctx context.Context, grace time.Duration) error {
 		d.mu.Lock()
 		var wait <-chan struct{}
 		switch {
-		case d.waking != nil:
+		case d.waking != nil && d.waking.tier != tierPending: // what somebody else brings up may wait for us
 			wait = d.waking.done
 		case d.inFlight() > 0:
 			if d.drained == nil {

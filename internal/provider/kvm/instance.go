@@ -371,6 +371,7 @@ func (i *instance) status() fleet.InstanceStatus {
 	case i.vm != nil:
 		st.Exit, st.ColdReason = nil, i.rec.ColdReason
 		i.vm.fill(&st)
+		st.Asleep = i.rec.Asleep && st.Power == fleet.PowerPending // it has been committed, and is ending
 	case i.rec.Asleep:
 		st.Asleep, st.Saved, st.ColdReason = true, i.rec.Saved.status(), i.rec.ColdReason
 	case i.resuming:

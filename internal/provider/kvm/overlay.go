@@ -78,7 +78,8 @@ func (p *Provider) BeginOverlay(ctx context.Context, ref fleet.VolumeRef) error 
 }
 
 // DropOverlay takes away what was written since BeginOverlay. Refused with
-// KindConflict while an instance is on the volume, and once committing has begun.
+// KindConflict while an instance is on the volume, and with ReasonCommitting besides
+// once committing has begun.
 // Nothing happens where there is no overlay. Fenced like EnsureVolume.
 func (p *Provider) DropOverlay(ctx context.Context, ref fleet.VolumeRef) error {
 	v, release, err := p.lockOverlay(ctx, ref)
@@ -94,7 +95,9 @@ func (p *Provider) DropOverlay(ctx context.Context, ref fleet.VolumeRef) error {
 		return v.save()
 	case overlayBegun:
 	default:
-		return fleet.Errorf(fleet.KindConflict, "the overlay of volume %s is being committed and can't be dropped any more: commit it", v.id)
+		e := fleet.Errorf(fleet.KindConflict, "the overlay of volume %s is being committed and can't be dropped any more: commit it", v.id)
+		e.Reason = fleet.ReasonCommitting
+		return e
 	}
 	if err := v.free(); err != nil {
 		return err

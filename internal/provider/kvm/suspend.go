@@ -42,7 +42,7 @@ func (p *Provider) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.S
 		return none, err
 	}
 	if v != nil {
-		if err := i.awaitSleep(ctx, v); err != nil {
+		if err := i.awaitSleep(v); err != nil {
 			return none, err
 		}
 	}
@@ -59,12 +59,9 @@ func (p *Provider) Suspend(ctx context.Context, ref fleet.InstanceRef, o fleet.S
 	return st, nil
 }
 
-// awaitSleep waits for the end of the machine. One that has been saved is ended by
-// force, which takes no time: there is nothing left for ctx to call off.
-func (i *instance) awaitSleep(ctx context.Context, v *vm) error {
-	if i.savedMemory() {
-		ctx = context.WithoutCancel(ctx)
-	}
+// awaitSleep waits for the end of the machine: from the journal's word on there is
+// nothing left to call off, and who comes meanwhile wakes it when it has ended.
+func (i *instance) awaitSleep(v *vm) error {
 	late := time.NewTimer(v.grace + killMargin + killWait)
 	defer late.Stop()
 	select {
@@ -72,15 +69,7 @@ func (i *instance) awaitSleep(ctx context.Context, v *vm) error {
 		return nil
 	case <-late.C:
 		return fleet.Errorf(fleet.KindUnavailable, "putting instance %s to sleep: its machine has not ended", i.id)
-	case <-ctx.Done():
-		return fleet.Errorf(fleet.KindUnavailable, "putting instance %s to sleep: its program is being stopped: %w", i.id, ctx.Err())
 	}
-}
-
-func (i *instance) savedMemory() bool {
-	_ = i.lock(context.Background())
-	defer i.unlock()
-	return i.rec.Asleep && i.rec.Saved.memory()
 }
 
 // suspend returns the machine whose end is to be waited for; nil where there is none. Needs the lock.

@@ -196,6 +196,28 @@ func (v *vm) tellPhases(queue time.Duration, turn time.Time) {
 	v.i.p.o.OnWake(v.i.id, WakePhases{Queue: queue, Restore: ran.Sub(turn), Ready: now.Sub(ran), Start: how})
 }
 
+// Heard says that whoever asks by epoch knows of the wake that began this boot: it
+// is not among those of WokenByVisit any more.
+func (p *Provider) Heard(ctx context.Context, id fleet.InstanceID, boot int) error {
+	i := p.known(id)
+	if i == nil {
+		return errUnknown(id)
+	}
+	if err := i.lock(ctx); err != nil {
+		return err
+	}
+	defer i.unlock()
+	if !i.exists() || !i.rec.Woken || i.rec.Boots != boot {
+		return nil
+	}
+	i.rec.Woken = false
+	if err := i.save(); err != nil {
+		i.rec.Woken = true
+		return err
+	}
+	return nil
+}
+
 // WokenByVisit lists the instances that a visit has woken and of which nobody has
 // heard yet who asks with an epoch, in the order of their IDs.
 func (p *Provider) WokenByVisit() []fleet.InstanceID {

@@ -37,10 +37,13 @@ func (w *workflows) dropOverlayStep() engine.Step {
 	return engine.Step{Name: "drop-overlay", Executor: w.host, Timeout: overlayTimeout,
 		Run: w.overlayed(func(ctx context.Context, o VolumeOverlays, ref fleet.VolumeRef) error {
 			err := o.DropOverlay(ctx, ref)
-			if fleet.KindOf(err) == fleet.KindConflict {
+			switch {
+			case fleet.ReasonOf(err) == fleet.ReasonCommitting:
 				// A commit had begun, and there is no way back from that: the release
 				// before goes on with what the new one has written.
 				return o.CommitOverlay(ctx, ref)
+			case fleet.KindOf(err) == fleet.KindConflict: // the machine that is gone has not quite let go
+				return fleet.Errorf(fleet.KindUnavailable, "%w", err)
 			}
 			return err
 		}, ""),

@@ -46,7 +46,8 @@ type VolumeOverlays interface {
 	// what is there; refused with KindConflict while an instance is on it.
 	BeginOverlay(ctx context.Context, ref fleet.VolumeRef) error
 	// CommitOverlay makes that part of the volume, while an instance runs on it or
-	// not, and DropOverlay takes it away, while none does. Nothing without an overlay.
+	// not, and DropOverlay takes it away, while none does; KindConflict with
+	// ReasonCommitting once a commit has begun. Nothing without an overlay.
 	CommitOverlay(ctx context.Context, ref fleet.VolumeRef) error
 	DropOverlay(ctx context.Context, ref fleet.VolumeRef) error
 }

@@ -82,6 +82,13 @@ func (w *workflows) ensureVolume(ctx context.Context, s *fleet.Snapshot) (fleet.
 		}
 		return out, err
 	}
+	if overlays, ok := place.Provider.(VolumeOverlays); ok && v.SizeMiB > 0 {
+		// One that a failed way back has left keeps it from growing.
+		err := overlays.CommitOverlay(ctx, fleet.VolumeRef{ID: v.ID, ClusterID: v.ClusterID, HostID: v.HostID, ProviderRef: v.ProviderRef, Epoch: s.Operation.Epoch})
+		if err != nil && fleet.KindOf(err) != fleet.KindNotFound {
+			return fleet.Outcome{}, err
+		}
+	}
 	st, err := disks.EnsureVolume(ctx, fleet.VolumeSpec{
 		ID: v.ID, InstallationID: v.InstallationID, ClusterID: v.ClusterID, HostID: v.HostID,
 		Epoch: s.Operation.Epoch, SizeMiB: s.Installation.DiskMiB, Kernel: s.Package.Kernel,
