@@ -248,6 +248,7 @@ func TestAllAreLoaded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Options{})
+		synctest.Wait() // for the first load
 		w.routes.change(func() { w.routes.page = 7 })
 		for i := range 50 {
 			w.routes.set(sleeper(fmt.Sprintf("t%02d", i)))
