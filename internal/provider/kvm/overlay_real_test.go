@@ -264,6 +264,7 @@ func TestCommitIsKilled(t *testing.T) {
 
 		// A guest that writes all the time.
 		var written atomic.Int64
+		written.Store(int64(next)) // a machine may die before the first of them
 		writing, stop := context.WithCancel(t.Context())
 		stopped := make(chan struct{})
 		go func() {
