@@ -153,7 +153,7 @@ $url answers: $code
 
 Open it in a browser, or try:
   bin/cloudctl installation list
-  bin/cloudctl installation hibernate $name --wait     and wake it again with: … wake $name --wait
+  bin/cloudctl installation hibernate $name --wait     and open it in the browser again: that wakes it
   bin/cloudctl installation logs $name -f
 Stop everything with: make down
 TXT
